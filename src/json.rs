@@ -45,6 +45,14 @@ pub fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
     Ok(read)
 }
 
+/// Our own value as a JSON tree.
+///
+/// # Errors
+/// [`Error::Internal`] when it cannot be JSON, which is a fault of ours.
+pub fn to_tree(value: &impl serde::Serialize) -> Result<Value, Error> {
+    serde_json::to_value(value).map_err(|error| Error::Internal(error.to_string()))
+}
+
 /// Reads a tree that was parsed from another format, such as TOML.
 ///
 /// # Errors

@@ -8,6 +8,8 @@ use std::fmt;
 
 use rust_decimal::{Decimal, RoundingStrategy};
 
+use crate::error::Error;
+
 /// Decimal places of the battery units that are granted, and taken back.
 pub const UNIT_PLACES: u32 = 9;
 
@@ -37,6 +39,29 @@ pub fn decimal_places(currency: &str) -> u8 {
     } else {
         2
     }
+}
+
+/// Whether a text has the form of a currency code: ISO 4217, lower case.
+#[must_use]
+pub fn is_currency(code: &str) -> bool {
+    code.len() == 3 && code.bytes().all(|byte| byte.is_ascii_lowercase())
+}
+
+/// Checks a currency code: ISO 4217, lower case.
+///
+/// # Errors
+/// [`Error::Invalid`] naming `field`.
+pub fn check_currency(field: &'static str, code: &str) -> Result<(), Error> {
+    if is_currency(code) {
+        return Ok(());
+    }
+    Err(Error::invalid(field, "must be three lower-case letters (ISO 4217), such as usd"))
+}
+
+/// An amount in minor units as a number of major units.
+#[must_use]
+pub fn major_units(minor: i64, currency: &str) -> Decimal {
+    Decimal::new(minor, u32::from(decimal_places(currency)))
 }
 
 /// An amount in major units of its currency. Its text is exact: `-12.30`, `500`, `1.005`.

@@ -35,6 +35,18 @@ pub fn strip_nul(text: &str) -> String {
     text.replace('\0', "")
 }
 
+/// Refuses a text that cannot be the key that an operator gives something: a plan, a pack, a seller.
+///
+/// # Errors
+/// [`Error::Invalid`] naming the field `id`.
+pub fn check_key(key: &str) -> Result<(), Error> {
+    let is_allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_' | '.');
+    if key.is_empty() || key.len() > 64 || !key.chars().all(is_allowed) {
+        return Err(Error::invalid("id", "must be 1 to 64 of a-z, 0-9, `-`, `_`, `.`"));
+    }
+    Ok(())
+}
+
 /// Refuses a text that is blank, longer than `limit` characters, or has control characters.
 ///
 /// # Errors

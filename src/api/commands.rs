@@ -64,7 +64,7 @@ impl Answer {
     /// # Errors
     /// When `body` cannot be JSON.
     pub fn new(status: StatusCode, body: &impl Serialize, audit: AuditEntry) -> Result<Self, Error> {
-        let body = serde_json::to_value(body).map_err(|error| Error::Internal(error.to_string()))?;
+        let body = crate::json::to_tree(body)?;
         Ok(Self { status, body, replay: None, audit })
     }
 

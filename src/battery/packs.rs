@@ -91,10 +91,7 @@ struct PackRow {
 const MAX_DAYS: i32 = 36_500;
 
 fn check_pack(pack_id: &str, body: &PackBody) -> Result<(), Error> {
-    let is_key_char = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_' | '.');
-    if pack_id.is_empty() || pack_id.len() > 64 || !pack_id.chars().all(is_key_char) {
-        return Err(Error::invalid("id", "must be 1 to 64 of a-z, 0-9, `-`, `_`, `.`"));
-    }
+    crate::text::check_key(pack_id)?;
     if body.name.trim().is_empty() || body.name.chars().count() > 200 {
         return Err(Error::invalid("name", "must be 1 to 200 characters, and not blank"));
     }

@@ -82,10 +82,7 @@ pub struct Facts {
 /// # Errors
 /// [`Error::Invalid`] when it cannot.
 pub fn check_id(plan_id: &str) -> Result<(), Error> {
-    let is_allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_' | '.');
-    if plan_id.is_empty() || plan_id.len() > 64 || !plan_id.chars().all(is_allowed) {
-        return Err(Error::invalid("id", "must be 1 to 64 of a-z, 0-9, `-`, `_`, `.`"));
-    }
+    crate::text::check_key(plan_id)?;
     // `/v1/plans/import` is a route of its own.
     if plan_id == "import" {
         return Err(Error::invalid("id", "must not be `import`"));

@@ -14,7 +14,6 @@ use crate::billing::directory::Directory;
 use crate::billing::org_name::OrgName;
 use crate::config::Config;
 use crate::db;
-use crate::error::Error;
 use crate::metering::meters::{self, Aggregation, MeterFilter, NewMeter, Unpriced};
 use crate::metering::rates::{self, NewRateCard, Rate, TierPeriod};
 use crate::metering::series;
@@ -166,8 +165,7 @@ pub(super) fn run(config: &Config, command: MeterCommand) -> Result<(), Failure>
             };
             let meter = db::run_once(conn, |conn| {
                 let meter = meters::create(conn, &new, now)?;
-                let detail =
-                    serde_json::to_value(&meter).map_err(|error| Error::Internal(error.to_string()))?;
+                let detail = crate::json::to_tree(&meter)?;
                 record(conn, "meter.create", &meter.key, detail, now)?;
                 Ok(meter)
             })?;
@@ -221,7 +219,7 @@ fn rate_usage(
     loop {
         let rated = db::run_once(conn, |conn| {
             let rated = late_pricing::price_late(conn, (&rules, &series, &directory), &later, now)?;
-            let detail = serde_json::to_value(&rated).map_err(|error| Error::Internal(error.to_string()))?;
+            let detail = crate::json::to_tree(&rated)?;
             record(conn, "usage.rate", &args.key, detail, now)?;
             Ok(rated)
         })?;

@@ -139,7 +139,7 @@ pub fn compute(conn: &mut PgConnection, heading: Heading) -> Result<Manifest, Er
 /// # Errors
 /// [`Error::Internal`] when it cannot be JSON.
 pub fn tree(manifest: &Manifest) -> Result<Value, Error> {
-    serde_json::to_value(manifest).map_err(|error| Error::Internal(error.to_string()))
+    crate::json::to_tree(manifest)
 }
 
 /// The text that is stored, digested and signed: keys sorted, no white space.

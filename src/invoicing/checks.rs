@@ -3,45 +3,21 @@
 use chrono_tz::Tz;
 
 use crate::documents::content::Party;
+use crate::documents::languages;
 use crate::error::Error;
 use crate::text::check_line;
-
-/// Checks the key that an operator chose for a seller, a tax rate or a payment account.
-///
-/// # Errors
-/// [`Error::Invalid`] when it cannot be one.
-pub(super) fn check_id(id: &str) -> Result<(), Error> {
-    let is_allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_' | '.');
-    if id.is_empty() || id.len() > 64 || !id.chars().all(is_allowed) {
-        return Err(Error::invalid("id", "must be 1 to 64 of a-z, 0-9, `-`, `_`, `.`"));
-    }
-    Ok(())
-}
-
-/// Checks a currency code: ISO 4217, lower case.
-///
-/// # Errors
-/// [`Error::Invalid`] naming `field`.
-pub(super) fn check_currency(field: &'static str, currency: &str) -> Result<(), Error> {
-    if currency.len() != 3 || !currency.bytes().all(|byte| byte.is_ascii_lowercase()) {
-        return Err(Error::invalid(field, "must be three lower-case letters such as eur"));
-    }
-    Ok(())
-}
 
 /// Checks a language: one that documents are written in.
 ///
 /// # Errors
 /// [`Error::Invalid`] naming `field`.
 pub(super) fn check_language(field: &'static str, language: &str) -> Result<(), Error> {
-    if !LANGUAGES.contains(&language) {
-        return Err(Error::invalid(field, format!("must be one of {}", LANGUAGES.join(", "))));
+    if !languages::codes().any(|code| code == language) {
+        let codes: Vec<&str> = languages::codes().collect();
+        return Err(Error::invalid(field, format!("must be one of {}", codes.join(", "))));
     }
     Ok(())
 }
-
-/// Languages that documents are written in: ISO 639-1.
-pub const LANGUAGES: [&str; 5] = ["en", "de", "fr", "es", "id"];
 
 /// The time zone with this IANA name.
 ///

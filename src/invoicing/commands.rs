@@ -12,12 +12,13 @@ use super::account::{Account, EntryKind, NewEntry};
 use super::drafts::{self, Basis, ChargedPeriod, CouponUse, DraftTexts, NewDraft};
 use super::lines::{self, InvoiceItem, ItemBody};
 use super::shown::{self, OwnInvoice};
-use super::{amounts, checks, finalise as finalising, invoices, numbers, payments, profiles, settle, undo};
+use super::{amounts, finalise as finalising, invoices, numbers, payments, profiles, settle, undo};
 use crate::billing::directory::OrgContext;
 use crate::billing::local_subscriptions::{self, SubscriptionPeriod};
 use crate::documents::content::Document;
 use crate::error::Error;
 use crate::ids;
+use crate::money;
 use crate::schema::own_invoices as t;
 use crate::text::check_line;
 use crate::time::Moment;
@@ -106,7 +107,7 @@ pub fn create(
     }
     let terms = profiles::terms(conn, org.org_id)?;
     let currency = body.currency.clone().unwrap_or_else(|| terms.profile.currency.clone());
-    checks::check_currency("currency", &currency)?;
+    money::check_currency("currency", &currency)?;
     Account::lock(conn, org.org_id, &currency, now)?;
     let next = if body.renewal { Some(next_period(conn, org.org_id, now)?) } else { None };
     let draft = NewDraft {
@@ -168,7 +169,7 @@ pub fn preview(
 ) -> Result<Document, Error> {
     let terms = profiles::terms(conn, org.org_id)?;
     let currency = currency.unwrap_or_else(|| terms.profile.currency.clone());
-    checks::check_currency("currency", &currency)?;
+    money::check_currency("currency", &currency)?;
     let next = local_subscriptions::next_period(conn, org.org_id, now)?;
     let fees = next.filter(|next| next.goes_on && terms.profile.currency == currency);
     let usage = local_subscriptions::present_period(conn, org.org_id, now)?;
@@ -202,7 +203,7 @@ pub fn change(
     let own = t::table.find((org.org_id, invoice));
     if let Some(texts) = &patch.texts {
         texts.check()?;
-        let json = serde_json::to_value(texts).map_err(|error| Error::Internal(error.to_string()))?;
+        let json = crate::json::to_tree(texts)?;
         diesel::update(own).set(t::draft.eq(json)).execute(conn)?;
     }
     match (patch.finalize_at, patch.by_hand) {
@@ -290,7 +291,7 @@ pub fn add_item(
     let Some(invoice) = invoice else {
         let usual = profiles::terms(conn, org.org_id)?.profile.currency;
         let currency = currency.unwrap_or(&usual);
-        checks::check_currency("currency", currency)?;
+        money::check_currency("currency", currency)?;
         return lines::add_item(conn, org.org_id, (currency, None), item, now);
     };
     let (_, row) = invoices::lock_with_account(conn, invoice, now)?;
@@ -359,7 +360,7 @@ pub fn adjust(
     now: DateTime<Utc>,
 ) -> Result<(String, i64), Error> {
     check_line("reason", &body.reason, 200)?;
-    checks::check_currency("currency", &body.currency)?;
+    money::check_currency("currency", &body.currency)?;
     if body.amount == 0 || body.amount.unsigned_abs() > amounts::MAX_AMOUNT.unsigned_abs() {
         return Err(Error::invalid("amount", "must not be 0; below 0 it is credit for the org"));
     }

@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::amounts::Off;
-use super::checks;
 use crate::error::Error;
+use crate::money;
 use crate::quantity::{Quantity, QuantityAboveZero};
 use crate::schema::{org_coupons, own_coupons as t};
 use crate::text::check_line;
@@ -125,7 +125,7 @@ impl CouponBody {
             }
         }
         match &self.currency {
-            Some(currency) => checks::check_currency("currency", currency)?,
+            Some(currency) => money::check_currency("currency", currency)?,
             None if self.amount.is_some() || self.minimum_amount.is_some() => {
                 return Err(Error::invalid("currency", "must be given: it is that of the amount"));
             }

@@ -23,6 +23,7 @@ use crate::billing::directory::OrgContext;
 use crate::documents::content::{Document, DocumentKind, InvoiceReference, Line};
 use crate::error::Error;
 use crate::ids;
+use crate::money::major_units;
 use crate::schema::{own_credit_note_lines as l, own_credit_notes as t};
 use crate::text::check_line;
 
@@ -206,14 +207,13 @@ fn credited_line(
     amounts: amounts::LineAmounts,
     invoice: &Document,
 ) -> Line {
-    let places = u32::from(crate::money::decimal_places(&invoice.currency));
     let is_whole = on_invoice.discount == 0 && line.credit == on_invoice.amount;
     let one = rust_decimal::Decimal::ONE;
     let (quantity, unit, unit_price, base_quantity) = if is_whole {
         (on_invoice.quantity, on_invoice.unit.clone(), on_invoice.unit_price, on_invoice.base_quantity)
     } else {
         let sign = if line.credit < 0 { -one } else { one };
-        (sign, None, rust_decimal::Decimal::new(line.credit.abs(), places).normalize(), one)
+        (sign, None, major_units(line.credit.abs(), &invoice.currency).normalize(), one)
     };
     Line {
         quantity,

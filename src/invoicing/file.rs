@@ -180,7 +180,7 @@ fn note<T: Serialize>(
 }
 
 fn tree(body: &impl Serialize) -> Result<Value, Error> {
-    serde_json::to_value(body).map_err(|error| Error::Internal(error.to_string()))
+    crate::json::to_tree(body)
 }
 
 /// Fields by their dotted names; absent ones are left out.

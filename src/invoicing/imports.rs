@@ -14,9 +14,10 @@ use super::lines::{self, ItemBody};
 use super::numbers::{self, SeriesPlace};
 use super::sellers::Seller;
 use super::shown::{self, OwnInvoice};
-use super::{checks, finalise, invoices, profiles};
+use super::{finalise, invoices, profiles};
 use crate::billing::directory::OrgContext;
 use crate::error::Error;
+use crate::money;
 use crate::schema::own_invoices as t;
 use crate::text::check_line;
 use crate::time::Day;
@@ -72,7 +73,7 @@ pub fn import(
         return Err(Error::invalid("issue_date", "must not be in the future"));
     }
     let currency = body.currency.clone().unwrap_or_else(|| terms.profile.currency.clone());
-    checks::check_currency("currency", &currency)?;
+    money::check_currency("currency", &currency)?;
     let mut account = Account::lock(conn, org.org_id, &currency, now)?;
     if let Some(there) = imported(conn, org, &seller.id, body)? {
         return Ok((there, false));

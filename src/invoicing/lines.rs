@@ -14,7 +14,7 @@ use super::tax_rates::{self, TaxRate};
 use crate::documents::content::LineKind;
 use crate::error::Error;
 use crate::ids;
-use crate::money::decimal_places;
+use crate::money::{decimal_places, major_units};
 use crate::quantity::{Quantity, QuantityAboveZero, QuantityFromZero};
 use crate::schema::invoice_items as t;
 use crate::text::check_line;
@@ -136,7 +136,7 @@ impl DraftLine {
         (amount, currency): (i64, &str),
         tax_rate: TaxRate,
     ) -> Self {
-        let price = Decimal::new(amount.abs(), u32::from(decimal_places(currency)));
+        let price = major_units(amount.abs(), currency);
         Self {
             kind,
             description,
@@ -227,7 +227,7 @@ pub(super) fn add_item(
         tax_rates::active(conn, rate, "tax_rate")?;
     }
     let id = ids::fresh("item");
-    let line = serde_json::to_value(body).map_err(|error| Error::Internal(error.to_string()))?;
+    let line = crate::json::to_tree(body)?;
     diesel::insert_into(t::table)
         .values((
             (t::org_id.eq(org_id), t::item_id.eq(&id), t::currency.eq(currency)),

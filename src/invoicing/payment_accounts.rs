@@ -7,11 +7,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::{checks, sellers};
+use super::sellers;
 use crate::documents::content::PaymentAccount as ShownAccount;
 use crate::error::Error;
+use crate::money;
 use crate::schema::payment_accounts as t;
-use crate::text::check_line;
+use crate::text::{check_key, check_line};
 
 /// A payment account as somebody defines it: the whole of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -72,7 +73,7 @@ impl PaymentAccountBody {
             }
         }
         if let Some(currency) = &self.currency {
-            checks::check_currency("currency", currency)?;
+            money::check_currency("currency", currency)?;
         }
         if self.iban.as_deref().is_some_and(|iban| !is_iban(iban)) {
             return Err(Error::invalid(
@@ -106,10 +107,10 @@ pub fn put(
     body: &PaymentAccountBody,
     now: DateTime<Utc>,
 ) -> Result<PaymentAccount, Error> {
-    checks::check_id(id)?;
+    check_key(id)?;
     body.check()?;
     sellers::find(conn, &body.seller).map_err(|_| Error::invalid("seller", "must be the key of a seller"))?;
-    let details = serde_json::to_value(body).map_err(|error| Error::Internal(error.to_string()))?;
+    let details = crate::json::to_tree(body)?;
     let values = (
         (t::seller_id.eq(&body.seller), t::currency.eq(&body.currency), t::processor.eq(&body.processor)),
         (t::shown.eq(body.shown), t::details.eq(details)),

@@ -18,10 +18,11 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use super::account::{Account, EntryKind, NewEntry};
-use super::{checks, invoices, paid, payment_accounts, profiles, settle, undo};
+use super::{invoices, paid, payment_accounts, profiles, settle, undo};
 use crate::billing::directory::OrgContext;
 use crate::error::Error;
 use crate::ids;
+use crate::money;
 use crate::schema::{own_payments as t, payment_references};
 use crate::text::check_line;
 use crate::time::Moment;
@@ -167,7 +168,7 @@ impl PaymentBody {
         if !(1..=super::amounts::MAX_AMOUNT).contains(&self.amount) {
             return Err(Error::invalid("amount", "must be above 0, in minor units of the currency"));
         }
-        checks::check_currency("currency", &self.currency)?;
+        money::check_currency("currency", &self.currency)?;
         check_line("processor", &self.processor, 50)?;
         check_line("reference", &self.reference, 200)?;
         for (field, text) in [("method", &self.method), ("card_brand", &self.card_brand)] {

@@ -19,7 +19,7 @@ use crate::billing::local_subscriptions::{self, Changed, SubscriptionPeriod};
 use crate::billing::plans;
 use crate::documents::content::LineKind;
 use crate::error::Error;
-use crate::money::decimal_places;
+use crate::money::major_units;
 use crate::quantity::Quantity;
 use crate::time::Moment;
 
@@ -80,7 +80,7 @@ fn item(
         description,
         quantity: Quantity(Decimal::from(sign)),
         unit: None,
-        unit_price: Quantity(Decimal::new(amount, u32::from(decimal_places(currency)))),
+        unit_price: Quantity(major_units(amount, currency)),
         base_quantity: Quantity(Decimal::ONE),
         tax_rate: None,
         from: Some(Moment(from)),

@@ -11,6 +11,7 @@ use super::sellers::{self, Seller};
 use super::{checks, tax_rates};
 use crate::documents::content::Party;
 use crate::error::Error;
+use crate::money;
 use crate::schema::billing_profiles as t;
 use crate::text::check_line;
 
@@ -103,7 +104,7 @@ impl Terms {
 impl ProfileBody {
     fn check(&self) -> Result<(), Error> {
         checks::check_party(&self.party)?;
-        checks::check_currency("currency", &self.currency)?;
+        money::check_currency("currency", &self.currency)?;
         if let Some(language) = &self.language {
             checks::check_language("language", language)?;
         }
@@ -140,10 +141,9 @@ pub fn put(
         Error::invalid("tax_rate", rule)
     })?;
     tax_rates::active(conn, rate, "tax_rate")?;
-    let json = |error: serde_json::Error| Error::Internal(error.to_string());
     let values = (
-        (t::seller_id.eq(&seller.id), t::party.eq(serde_json::to_value(&body.party).map_err(json)?)),
-        (t::terms.eq(serde_json::to_value(body).map_err(json)?), t::automatic.eq(body.automatic)),
+        (t::seller_id.eq(&seller.id), t::party.eq(crate::json::to_tree(&body.party)?)),
+        (t::terms.eq(crate::json::to_tree(body)?), t::automatic.eq(body.automatic)),
         t::updated_at.eq(now),
     );
     diesel::insert_into(t::table)

@@ -12,7 +12,7 @@ use super::checks;
 use crate::documents::content::Party;
 use crate::error::Error;
 use crate::schema::sellers as t;
-use crate::text::check_line;
+use crate::text::{check_key, check_line};
 
 /// A seller as somebody defines it: the whole of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -154,15 +154,14 @@ pub fn put(
     body: &SellerBody,
     now: DateTime<Utc>,
 ) -> Result<Seller, Error> {
-    checks::check_id(id)?;
+    check_key(id)?;
     body.check()?;
     if let Some(rate) = &body.settings.tax_rate {
         super::tax_rates::active(conn, rate, "settings.tax_rate")?;
     }
-    let json = |value| serde_json::to_value(value).map_err(|error| Error::Internal(error.to_string()));
-    let settings = serde_json::to_value(&body.settings).map_err(|e| Error::Internal(e.to_string()))?;
+    let settings = crate::json::to_tree(&body.settings)?;
     let values = (
-        (t::party.eq(json(&body.party)?), t::settings.eq(settings)),
+        (t::party.eq(crate::json::to_tree(&body.party)?), t::settings.eq(settings)),
         (t::is_default.eq(body.is_default), t::updated_at.eq(now)),
     );
     diesel::insert_into(t::table)

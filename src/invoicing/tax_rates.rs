@@ -11,12 +11,11 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::amounts::TaxGroup;
-use super::checks;
 use crate::documents::content::TaxCategory;
 use crate::error::Error;
 use crate::quantity::{Quantity, QuantityFromZero};
 use crate::schema::own_tax_rates as t;
-use crate::text::check_line;
+use crate::text::{check_key, check_line};
 
 /// A tax rate as somebody defines it: the whole of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -108,7 +107,7 @@ pub fn put(
     body: &TaxRateBody,
     now: DateTime<Utc>,
 ) -> Result<TaxRate, Error> {
-    checks::check_id(id)?;
+    check_key(id)?;
     body.check()?;
     let values = (
         (t::name.eq(&body.name), t::category.eq(body.category.code()), t::percent.eq(body.percent.0)),

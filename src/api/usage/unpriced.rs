@@ -109,7 +109,7 @@ pub(crate) async fn rate_usage(command: Command, key: web::Path<String>) -> Resu
                 actor: &actor,
             };
             let rated = late_pricing::price_late(conn, (&rules, &series, &directory), &later, now)?;
-            let detail = serde_json::to_value(&rated).map_err(|error| Error::Internal(error.to_string()))?;
+            let detail = crate::json::to_tree(&rated)?;
             let audit = AuditEntry { org_id: PLATFORM, action: "usage.rate", target: key.clone(), detail };
             Answer::new(StatusCode::OK, &rated, audit)
         })

@@ -16,6 +16,7 @@ use utoipa::{PartialSchema, ToSchema};
 
 use crate::billing::directory;
 use crate::error::Error;
+use crate::money;
 use crate::quantity::Quantity;
 use crate::schema::{plan_versions, plans};
 
@@ -142,11 +143,10 @@ impl PlanTerms {
                 return Err(Error::invalid("prices", rule));
             }
         }
-        let is_code = |code: &String| code.len() == 3 && code.bytes().all(|b| b.is_ascii_lowercase());
-        if !self.currency.as_ref().is_none_or(is_code) {
-            return Err(Error::invalid("currency", "must be three lower-case letters such as usd"));
+        if let Some(currency) = &self.currency {
+            money::check_currency("currency", currency)?;
         }
-        if !self.prices.keys().all(is_code) {
+        if !self.prices.keys().all(|currency| money::is_currency(currency)) {
             return Err(Error::invalid(
                 "prices",
                 "must be by currency: three lower-case letters such as usd",
@@ -194,7 +194,7 @@ pub fn add_version(
     let versions = plan_versions::table.filter(plan_versions::plan_id.eq(plan_id));
     let newest: Option<i32> = versions.select(diesel::dsl::max(plan_versions::version)).first(conn)?;
     let version = newest.unwrap_or(0) + 1;
-    let prices = serde_json::to_value(&terms.prices).map_err(|error| Error::Internal(error.to_string()))?;
+    let prices = crate::json::to_tree(&terms.prices)?;
     diesel::insert_into(plan_versions::table)
         .values((
             (plan_versions::plan_id.eq(plan_id), plan_versions::version.eq(version)),

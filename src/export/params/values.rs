@@ -32,7 +32,7 @@ pub(in crate::export) fn named<T: Default + Serialize + DeserializeOwned>(
 
 /// The parameters that were given, by name.
 pub(in crate::export) fn given(params: &impl Serialize) -> Result<Map<String, Value>, Error> {
-    let all = serde_json::to_value(params).map_err(|error| Error::Internal(error.to_string()))?;
+    let all = crate::json::to_tree(params)?;
     let Value::Object(all) = all else { return Ok(Map::new()) };
     Ok(all.into_iter().filter(|(_, value)| !value.is_null()).collect())
 }

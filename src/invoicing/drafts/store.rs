@@ -38,7 +38,7 @@ pub(crate) fn insert(
     now: DateTime<Utc>,
 ) -> Result<String, Error> {
     let id = ids::fresh("inv");
-    let texts = serde_json::to_value(draft.texts).map_err(|error| Error::Internal(error.to_string()))?;
+    let texts = crate::json::to_tree(draft.texts)?;
     diesel::insert_into(t::table)
         .values((
             (t::org_id.eq(draft.org_id), t::invoice_id.eq(&id), t::seller_id.eq(draft.seller)),

@@ -15,6 +15,7 @@ use crate::billing::org_name::OrgName;
 use crate::error::Error;
 use crate::metering::catalog;
 use crate::metering::meters::{self, Aggregation, Meter};
+use crate::money;
 use crate::quantity::{LIMIT, PLACES};
 use crate::schema::{orgs, rate_cards};
 use crate::time::Moment;
@@ -127,9 +128,7 @@ fn check_meter(meter: &Meter, new: &NewRateCard) -> Result<(), Error> {
 }
 
 fn check_currency(currency: &str, cards: &[RateCard]) -> Result<(), Error> {
-    if currency.len() != 3 || !currency.bytes().all(|b| b.is_ascii_lowercase()) {
-        return Err(Error::invalid("currency", "must be three lower case letters (ISO 4217), such as usd"));
-    }
+    money::check_currency("currency", currency)?;
     if let Some(other) = cards.iter().find(|card| card.currency != *currency) {
         let detail = format!(
             "the meter's other rate cards are in {}: a meter's costs are in one currency",
@@ -141,7 +140,7 @@ fn check_currency(currency: &str, cards: &[RateCard]) -> Result<(), Error> {
 }
 
 fn insert(conn: &mut PgConnection, card: &RateCard) -> Result<(), Error> {
-    let rates = serde_json::to_value(&card.rates).map_err(|error| Error::Internal(error.to_string()))?;
+    let rates = crate::json::to_tree(&card.rates)?;
     diesel::insert_into(rate_cards::table)
         .values((
             rate_cards::rate_card_id.eq(card.rate_card_id),
