@@ -6,7 +6,7 @@ use clap::Subcommand;
 use serde_json::json;
 
 use super::keys::record;
-use super::plans::{How, confirmed, text};
+use super::plans::{How, is_agreed, text};
 use super::{Failure, open, out};
 use crate::config::Config;
 use crate::db;
@@ -37,17 +37,8 @@ pub(super) fn run(config: &Config, command: InvoicingCommand) -> Result<(), Fail
     let mut database = open::Database::open(config)?;
     let (conn, clock) = (&mut database.conn, Clock::system());
     let shown = db::run_with_retries(conn, |conn| file::changes(conn, &wanted, clock.now()))?;
-    if shown.is_empty() {
-        return out::line("nothing to do");
-    }
-    for change in &shown {
-        out::part(change)?;
-    }
-    if how.dry_run {
+    if !is_agreed(&shown, how)? {
         return Ok(());
-    }
-    if !how.yes && !confirmed()? {
-        return Err("nothing was changed".into());
     }
     db::run_with_retries(conn, |conn| {
         let now = clock.now();

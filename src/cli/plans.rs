@@ -1,5 +1,6 @@
 //! `coulomb plans …`
 
+use std::fmt::Display;
 use std::io::{BufRead, IsTerminal, Read};
 use std::path::{Path, PathBuf};
 
@@ -96,6 +97,27 @@ pub(super) fn run(config: &Config, command: PlansCommand) -> Result<(), Failure>
     }
 }
 
+/// Shows changes and asks whether to make them. False: there is nothing to do.
+///
+/// # Errors
+/// When the answer is no.
+pub(super) fn is_agreed(changes: &[impl Display], how: How) -> Result<bool, Failure> {
+    if changes.is_empty() {
+        out::line("nothing to do")?;
+        return Ok(false);
+    }
+    for change in changes {
+        out::part(change)?;
+    }
+    if how.dry_run {
+        return Ok(false);
+    }
+    if !how.yes && !confirmed()? {
+        return Err("nothing was changed".into());
+    }
+    Ok(true)
+}
+
 /// Shows what would change, asks, and does it.
 fn apply(
     conn: &mut PgConnection,
@@ -105,17 +127,8 @@ fn apply(
     (action, target): (&'static str, &str),
 ) -> Result<(), Failure> {
     let shown = db::run_with_retries(conn, |conn| plans::changes(conn, definitions))?;
-    if shown.is_empty() {
-        return out::line("nothing to do");
-    }
-    for change in &shown {
-        out::part(change)?;
-    }
-    if how.dry_run {
+    if !is_agreed(&shown, how)? {
         return Ok(());
-    }
-    if !how.yes && !confirmed()? {
-        return Err("nothing was changed".into());
     }
     let clock = Clock::system();
     let directory = Directory::new(clock.clone(), config.past_due_grace_days);
@@ -140,7 +153,7 @@ fn check_as_shown(done: &[PlanChange], shown: &[PlanChange]) -> Result<(), Error
 }
 
 /// Asks at the terminal whether to go on.
-pub(super) fn confirmed() -> Result<bool, Failure> {
+fn confirmed() -> Result<bool, Failure> {
     let input = std::io::stdin();
     if !input.is_terminal() {
         return Err(

@@ -18,7 +18,8 @@ use super::sellers::{self, SellerBody};
 use super::tax_rates::{self, TaxRateBody};
 use crate::billing::org_name::OrgName;
 use crate::error::Error;
-use crate::plans::diff::FieldChange;
+use crate::json::{read_tree, to_tree};
+use crate::plans::diff::{FieldChange, write_fields};
 use crate::plans::file::read_toml;
 
 /// The content of a billing file. What it does not name stays as it is.
@@ -43,7 +44,7 @@ impl BillingFile {
     /// # Errors
     /// One sentence that names the line or the key.
     pub fn read(text: &str) -> Result<Self, String> {
-        crate::json::read_tree(read_toml(text)?).map_err(|error: Error| error.to_string())
+        read_tree(read_toml(text)?).map_err(|error: Error| error.to_string())
     }
 }
 
@@ -65,14 +66,7 @@ impl Display for SettingChange {
     fn fmt(&self, out: &mut Formatter<'_>) -> Printed {
         let (sign, new) = if self.is_new { ('+', ": new") } else { ('~', "") };
         writeln!(out, "{sign} {}.{}{new}", self.table, self.id)?;
-        for FieldChange { field, old, new } in &self.fields {
-            if self.is_new {
-                writeln!(out, "    {field}: {new}")?;
-            } else {
-                writeln!(out, "    {field}: {old} → {new}")?;
-            }
-        }
-        Ok(())
+        write_fields(out, &self.fields, self.is_new)
     }
 }
 
@@ -163,9 +157,9 @@ fn note<T: Serialize>(
 ) -> Result<(), Error> {
     let (mut before, mut after) = (BTreeMap::new(), BTreeMap::new());
     if let Some(old) = old {
-        spread(&mut before, "", tree(old)?);
+        spread(&mut before, "", to_tree(old)?);
     }
-    spread(&mut after, "", tree(new)?);
+    spread(&mut after, "", to_tree(new)?);
     let names: std::collections::BTreeSet<&String> = before.keys().chain(after.keys()).collect();
     let value = |fields: &BTreeMap<String, Value>, name: &str| fields.get(name).cloned().unwrap_or_default();
     let change = |name: &&String| {
@@ -177,10 +171,6 @@ fn note<T: Serialize>(
         changes.push(SettingChange { table, id: id.to_owned(), is_new: old.is_none(), fields });
     }
     Ok(())
-}
-
-fn tree(body: &impl Serialize) -> Result<Value, Error> {
-    crate::json::to_tree(body)
 }
 
 /// Fields by their dotted names; absent ones are left out.

@@ -136,6 +136,28 @@ pub(crate) fn get<R: TwoOrigins>(conn: &mut PgConnection, lookup: &Lookup) -> Re
     }
 }
 
+/// Declares an object of either origin, as a look-up shows it.
+macro_rules! either_origin {
+    ($(#[doc = $doc:literal])+ $either:ident: $mirrored:ident | $own:ident) => {
+        $(#[doc = $doc])+
+        #[derive(Debug, serde::Serialize, utoipa::ToSchema)]
+        #[serde(untagged)]
+        pub enum $either {
+            /// Stripe's.
+            Stripe(Box<$mirrored>),
+            /// Our own.
+            Own(Box<$own>),
+        }
+
+        impl From<$mirrored> for $either {
+            fn from(view: $mirrored) -> Self {
+                Self::Stripe(Box::new(view))
+            }
+        }
+    };
+}
+use either_origin;
+
 /// Narrows a query for our own rows, joined with `orgs`, by what every list can be narrowed by.
 macro_rules! narrowed {
     ($query:expr, $table:ident, $id:ident, $page:expr) => {{

@@ -54,15 +54,20 @@ impl Display for PlanChange {
             )?,
             (false, None) => writeln!(out, "~ plan {}: changes in all its versions", self.plan)?,
         }
-        for FieldChange { field, old, new } in &self.fields {
-            if self.is_new {
-                writeln!(out, "    {field}: {new}")?;
-            } else {
-                writeln!(out, "    {field}: {old} → {new}")?;
-            }
-        }
-        Ok(())
+        write_fields(out, &self.fields, self.is_new)
     }
+}
+
+/// Writes a line for each field that differs.
+pub(crate) fn write_fields(out: &mut Formatter<'_>, fields: &[FieldChange], is_new: bool) -> Printed {
+    for FieldChange { field, old, new } in fields {
+        if is_new {
+            writeln!(out, "    {field}: {new}")?;
+        } else {
+            writeln!(out, "    {field}: {old} → {new}")?;
+        }
+    }
+    Ok(())
 }
 
 /// Fields by name, each with its value; absent ones are left out.

@@ -9,27 +9,16 @@ use serde::{Serialize, Serializer};
 use serde_json::json;
 use utoipa::ToSchema;
 
-use super::{OwnPage, TwoOrigins, as_one, narrowed, when};
+use super::{OwnPage, TwoOrigins, as_one, either_origin, narrowed, when};
 use crate::billing::credit_notes::{CreditNote, CreditNoteFilter, CreditNoteLine, CreditNoteView};
 use crate::billing::read::{Origin, Position};
 use crate::error::Error;
 use crate::invoicing::credit_notes::{self, OwnCreditNote};
 use crate::schema::{orgs, own_credit_note_lines as l, own_credit_notes as t, own_invoice_lines as il};
 
-/// A credit note of either origin.
-#[derive(Debug, Serialize, ToSchema)]
-#[serde(untagged)]
-pub enum AnyCreditNote {
-    /// Stripe's.
-    Stripe(Box<CreditNoteView>),
-    /// Our own.
-    Own(Box<OwnCreditNoteView>),
-}
-
-impl From<CreditNoteView> for AnyCreditNote {
-    fn from(view: CreditNoteView) -> Self {
-        Self::Stripe(Box::new(view))
-    }
+either_origin! {
+    /// A credit note of either origin.
+    AnyCreditNote: CreditNoteView | OwnCreditNoteView
 }
 
 /// A credit note of our own as a look-up shows it: the fields of Stripe's credit notes, and its own.

@@ -11,7 +11,7 @@ use serde::{Serialize, Serializer};
 use serde_json::json;
 use utoipa::ToSchema;
 
-use super::{OwnPage, TwoOrigins, as_one, narrowed, when};
+use super::{OwnPage, TwoOrigins, as_one, either_origin, narrowed, when};
 use crate::billing::invoices::{Invoice, InvoiceFilter, InvoiceLine, InvoiceView};
 use crate::billing::read::{Origin, Position};
 use crate::error::Error;
@@ -19,20 +19,9 @@ use crate::invoicing::shown::{self, OwnInvoice, OwnInvoiceLine};
 use crate::money::decimal_places;
 use crate::schema::{orgs, own_invoice_lines as l, own_invoices as t};
 
-/// An invoice of either origin.
-#[derive(Debug, Serialize, ToSchema)]
-#[serde(untagged)]
-pub enum AnyInvoice {
-    /// Stripe's.
-    Stripe(Box<InvoiceView>),
-    /// Our own.
-    Own(Box<OwnInvoiceView>),
-}
-
-impl From<InvoiceView> for AnyInvoice {
-    fn from(view: InvoiceView) -> Self {
-        Self::Stripe(Box::new(view))
-    }
+either_origin! {
+    /// An invoice of either origin.
+    AnyInvoice: InvoiceView | OwnInvoiceView
 }
 
 /// An invoice of our own as a look-up shows it: the fields of Stripe's invoices, and its own.

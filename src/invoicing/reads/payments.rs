@@ -10,7 +10,7 @@ use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
-use super::{OwnPage, TwoOrigins, as_one, narrowed, when};
+use super::{OwnPage, TwoOrigins, as_one, either_origin, narrowed, when};
 use crate::billing::payments::Payment;
 use crate::billing::payments::read::{PaymentFilter, PaymentView};
 use crate::billing::read::{Origin, Position};
@@ -18,20 +18,9 @@ use crate::error::Error;
 use crate::invoicing::payments::{self, OwnPayment, OwnRefund};
 use crate::schema::{orgs, own_payments as t};
 
-/// A payment of either origin.
-#[derive(Debug, Serialize, ToSchema)]
-#[serde(untagged)]
-pub enum AnyPayment {
-    /// Stripe's.
-    Stripe(Box<PaymentView>),
-    /// Our own.
-    Own(Box<OwnPaymentView>),
-}
-
-impl From<PaymentView> for AnyPayment {
-    fn from(view: PaymentView) -> Self {
-        Self::Stripe(Box::new(view))
-    }
+either_origin! {
+    /// A payment of either origin.
+    AnyPayment: PaymentView | OwnPaymentView
 }
 
 /// A payment that was recorded here, as a look-up shows it: the fields of Stripe's payments, and its own.

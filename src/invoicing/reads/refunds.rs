@@ -9,7 +9,7 @@ use serde_json::json;
 use utoipa::ToSchema;
 
 use super::payments::pays;
-use super::{OwnPage, TwoOrigins, as_one, narrowed, when};
+use super::{OwnPage, TwoOrigins, as_one, either_origin, narrowed, when};
 use crate::billing::read::{Origin, Position};
 use crate::billing::refunds::{Refund, RefundFilter, RefundView};
 use crate::error::Error;
@@ -19,20 +19,9 @@ use crate::schema::{orgs, own_refunds as t};
 /// [`Refund::source`] of what was recorded here.
 const FROM_RECORD: &str = "own";
 
-/// A refund of either origin.
-#[derive(Debug, Serialize, ToSchema)]
-#[serde(untagged)]
-pub enum AnyRefund {
-    /// Stripe's.
-    Stripe(Box<RefundView>),
-    /// Our own.
-    Own(Box<OwnRefundView>),
-}
-
-impl From<RefundView> for AnyRefund {
-    fn from(view: RefundView) -> Self {
-        Self::Stripe(Box::new(view))
-    }
+either_origin! {
+    /// A refund of either origin.
+    AnyRefund: RefundView | OwnRefundView
 }
 
 /// A refund or reversal that was recorded here, as a look-up shows it: the fields of Stripe's refunds, and
