@@ -190,20 +190,21 @@ pub(super) fn due_drafts(
         .load(conn)
 }
 
-/// Says why a draft waits, and when the clock tries again.
+/// Says when the clock tries a draft again, and why it waits, if that is not known yet.
 pub(super) fn postpone(
     conn: &mut PgConnection,
     (org_id, invoice): (i64, &str),
-    waits: &str,
+    waits: Option<&str>,
     until: DateTime<Utc>,
 ) -> QueryResult<usize> {
     diesel::sql_query(
-        "UPDATE own_invoices SET waits = $3, finalize_at = CASE WHEN finalize_at IS NOT NULL THEN $4 END
+        "UPDATE own_invoices
+         SET waits = coalesce($3, waits), finalize_at = CASE WHEN finalize_at IS NOT NULL THEN $4 END
          WHERE org_id = $1 AND invoice_id = $2 AND finalized_at IS NULL",
     )
     .bind::<BigInt, _>(org_id)
     .bind::<Text, _>(invoice)
-    .bind::<Text, _>(waits)
+    .bind::<Nullable<Text>, _>(waits)
     .bind::<Nullable<Timestamptz>, _>(until)
     .execute(conn)
 }

@@ -194,14 +194,32 @@ pub fn finalise_due(
         let org = directory.find(conn, *org_id)?;
         let done = db::run_with_retries(conn, |conn| finalise::finalise(conn, &org, invoice, now).map(drop));
         let Err(error) = done else { continue };
-        let code = match &error {
-            Error::Conflict { code, .. } => *code,
-            _ => "failed",
-        };
         tracing::warn!(org = %org.public_id, invoice, %error, "a draft could not be finalised: it waits");
-        invoices::postpone(conn, (*org_id, invoice), code, now + RETRY_AFTER)?;
+        let is_lacking = matches!(error, Error::Conflict { .. });
+        db::run_with_retries(conn, |conn| postpone(conn, &org, invoice, is_lacking, now))?;
     }
     Ok(i64::try_from(due.len()).is_ok_and(|count| count == BATCH))
+}
+
+/// Tries a draft again later, and says why it waits. `is_lacking`: something is missing, which computing it
+/// again names; else it failed.
+fn postpone(
+    conn: &mut PgConnection,
+    org: &Arc<OrgContext>,
+    invoice: &str,
+    is_lacking: bool,
+    now: DateTime<Utc>,
+) -> Result<(), Error> {
+    let (_, row) = invoices::lock_with_account(conn, invoice, now)?;
+    if !row.is_draft() {
+        return Ok(());
+    }
+    if is_lacking {
+        drafts::recompute(conn, org, &row, now)?;
+    }
+    let failed = (!is_lacking).then_some("failed");
+    invoices::postpone(conn, (org.org_id, invoice), failed, now + RETRY_AFTER)?;
+    Ok(())
 }
 
 /// How many drafts wait for what, for operators.

@@ -26,6 +26,8 @@ const EFFECTS_BATCH: u32 = 250;
 /// Stripe waits for the answers, and nobody notices a projection that comes some tenths of a second later.
 const PAUSE_PER_TURN: u32 = 15;
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// Drafts are made for so long in one turn. Those that are left are made in the next one.
+const LONGEST_DRAFTING: Duration = Duration::from_secs(60);
 /// The longest billing period: three years.
 const BILLING_DAYS: i64 = 3 * 366;
 
@@ -47,11 +49,11 @@ pub(super) fn update_local_subscriptions(app: &App, conn: &mut PgConnection) -> 
 /// Drafts and finalises invoices whose time has come, and writes reminders.
 pub(super) fn run_billing(app: &App, conn: &mut PgConnection) -> Result<NextTurn, Error> {
     let now = app.clock.now();
-    let mut after = 0;
-    while run::make_drafts(conn, &app.directory, &mut after, now)? {}
+    let (began, mut after) = (Instant::now(), 0);
+    while run::make_drafts(conn, &app.directory, &mut after, now)? && began.elapsed() < LONGEST_DRAFTING {}
     let more_drafts = run::finalise_due(conn, &app.directory, now)?;
     let reminded = db::run_once(conn, |conn| reminders::remind(conn, now))?;
-    Ok(if more_drafts || reminded > 0 { NextTurn::AtOnce } else { NextTurn::AfterInterval })
+    Ok(if after > 0 || more_drafts || reminded > 0 { NextTurn::AtOnce } else { NextTurn::AfterInterval })
 }
 
 /// Ends reservations whose time is over.

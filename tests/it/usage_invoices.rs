@@ -177,6 +177,15 @@ async fn usage_without_a_price_keeps_its_invoice_waiting() {
     let finalize = format!("/v1/invoices/{}/finalize", draft["id"].as_str().expect("an id"));
     world.post(&finalize, json!({})).await.refused(409, "invoice_waits");
 
+    // The clock cannot finalise it either. It tries again in an hour, and the reason stays.
+    world.turn("2026-11-03T00:00:03Z");
+    let path = format!("/v1/invoices/{}", draft["id"].as_str().expect("an id"));
+    until("the clock has tried", async || {
+        world.get(&path).await.ok()["finalize_at"] == "2026-11-03T01:00:03Z"
+    })
+    .await;
+    assert_eq!(world.get(&path).await.ok()["waits"], "usage_unpriced");
+
     // Somebody adds the price and prices what was used.
     let all = json!([{ "when": { "model": "large" }, "unit_cost": "0.5" }, { "unit_cost": "0.25" }]);
     world.send(card("calls", all).since("2026-10-02T00:00:00Z")).await.status(201);
