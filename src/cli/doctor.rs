@@ -16,6 +16,7 @@ use crate::config::Config;
 use crate::db;
 use crate::db::migrate::{self, State};
 use crate::error::Error;
+use crate::invoicing::run;
 use crate::metering::{partitions, unpriced};
 use crate::realm::ActingRealms;
 use crate::stripe::inbox;
@@ -70,7 +71,7 @@ type Findings = Vec<(&'static str, Finding)>;
 
 /// Runs all checks on the database.
 fn check_database(conn: &mut PgConnection, config: &Config, findings: &mut Findings) {
-    let checks: [(&str, Check); 9] = [
+    let checks: [(&str, Check); 10] = [
         ("database", version),
         ("durability", durability),
         ("messages", messages),
@@ -80,6 +81,7 @@ fn check_database(conn: &mut PgConnection, config: &Config, findings: &mut Findi
         ("inbox", inbox),
         ("payments", payments),
         ("prices", prices),
+        ("drafts", drafts),
     ];
     for (name, check) in checks {
         let finding =
@@ -295,6 +297,24 @@ fn inbox(conn: &mut PgConnection) -> Result<Finding, Error> {
     } else {
         Finding::Good(format!("{} event(s) wait to be projected, none is quarantined", backlog.pending))
     })
+}
+
+/// Says which drafts of invoices cannot be finalised.
+fn drafts(conn: &mut PgConnection) -> Result<Finding, Error> {
+    if !is_there(conn, "own_invoices")? {
+        return Ok(Finding::Note(
+            "not there yet: `coulomb serve` or `coulomb migrate` creates them".to_owned(),
+        ));
+    }
+    let waiting = run::waiting(conn)?;
+    if waiting.is_empty() {
+        return Ok(Finding::Good("no draft of an invoice waits".to_owned()));
+    }
+    let reasons: Vec<String> = waiting.iter().map(|(why, count)| format!("{count} for `{why}`")).collect();
+    Ok(Finding::Note(format!(
+        "drafts of invoices wait: {}; `GET /v1/invoices?origin=own&status=draft` lists them",
+        reasons.join(", ")
+    )))
 }
 
 /// Says which of Stripe's realms act, and which are mirrored without effect.
