@@ -10,8 +10,8 @@ COMMENT ON COLUMN invoices.customer_tax_ids IS 'a list of {type, value}';
 ALTER TABLE invoice_lines ADD COLUMN taxes jsonb;
 ALTER TABLE credit_note_lines ADD COLUMN taxes jsonb;
 COMMENT ON COLUMN invoice_lines.taxes
-    IS 'a list of {amount, taxable_amount, inclusive, reason, rate_id, percentage}; the percentage is a text, '
-        'and null where the line names the rate alone';
+    IS 'a list of {amount, taxable_amount, inclusive, reason, rate_id, percentage}; the percentage is a '
+        'text, and null where the line names the rate alone';
 COMMENT ON COLUMN credit_note_lines.taxes IS 'as of invoice lines';
 
 -- Webhooks name the balance transaction by its id, mostly; the fee is known where they contain it.
