@@ -55,23 +55,24 @@ fn documents_come_to_what_a_hand_computes() {
         sums(&fee, &[percent_off("20", &fee)], false),
         [49_900_000, 9_980_000, 39_920_000, 4_391_200, 44_311_200]
     );
-    // Two lines at one rate: the tax of the sum, 66.66 × 23 % = 15.3318, not the sum of 12.78 and 2.56.
+    // odoo #36675. Two lines at one rate: the tax of the sum, 66.66 × 23 % = 15.3318, not the sum of 12.78
+    // and 2.56.
     assert_eq!(sums(&[line(5555, "23"), line(1111, "23")], &[], false), [6666, 0, 6666, 1533, 8199]);
-    // 8,500 less 7,500 is 1,000, and 1,190 with 19 %.
+    // invoiceninja #10856. 8,500 less 7,500 is 1,000, and 1,190 with 19 %.
     let lines = [line(850_000, "19"), line(-750_000, "19")];
     assert_eq!(sums(&lines, &[], false), [100_000, 0, 100_000, 19_000, 119_000]);
-    // 348.35 × 16 − 4 % at 22 %: 5,573.60 − 222.94 = 5,350.66; + 1,177.15.
+    // odoo #37896. 348.35 × 16 − 4 % at 22 %: 5,573.60 − 222.94 = 5,350.66; + 1,177.15.
     let lines = [line(557_360, "22")];
     assert_eq!(
         sums(&lines, &[percent_off("4", &lines)], false),
         [557_360, 22_294, 535_066, 117_715, 652_781]
     );
-    // A discount of everything leaves nothing, not a cent below it.
+    // invoiceninja #3195. A discount of everything leaves nothing, not a cent below it.
     let lines = [line(14450, "20")];
     assert_eq!(sums(&lines, &[percent_off("100", &lines)], false), [14450, 14450, 0, 0, 0]);
-    // Prices with tax in them: 90 + 55 with 5 % stays 145.00.
+    // erpnext #42523. Prices with tax in them: 90 + 55 with 5 % stays 145.00.
     assert_eq!(sums(&[line(9000, "5"), line(5500, "5")], &[], true), [14500, 0, 13810, 690, 14500]);
-    // Ten prices of 3.80 with 5.5 % in them are 38.00.
+    // odoo #155833. Ten prices of 3.80 with 5.5 % in them are 38.00.
     assert_eq!(sums(&[line(380, "5.5"); 10], &[], true), [3800, 0, 3602, 198, 3800]);
     // No decimals: 1,000 JPY with 10 % in it: 1000 ÷ 1.1 = 909.09.
     assert_eq!(sums(&[line(1000, "10")], &[], true), [1000, 0, 909, 91, 1000]);

@@ -5,7 +5,8 @@ use serde_json::json;
 use crate::support::World;
 use crate::support::invoicing::{credit_note, invoice, item, tax_rate};
 
-/// A credit of 100 pays 10 of one invoice, and 90 of the next one of 200, which asks for 110.
+/// A credit of 100 pays 10 of one invoice, and 90 of the next one of 200, which asks for 110
+/// (odoo #3648).
 #[tokio::test]
 async fn unused_credit_pays_invoice_after_invoice() {
     let world = World::new().invoiced("acme").start().await;
@@ -29,7 +30,7 @@ async fn unused_credit_pays_invoice_after_invoice() {
 }
 
 /// Three notes of a third each: their tax adds up to the invoice's. 10.00 + 19 % = 11.90; thirds of the
-/// tax of 1.90 are 0.63, 0.64 and 0.63.
+/// tax of 1.90 are 0.63, 0.64 and 0.63 (lago-api #2643, #4553).
 #[tokio::test]
 async fn part_notes_add_up_to_the_invoice_to_the_cent() {
     let world = World::new().invoiced("acme").with(tax_rate("vat", "19")).start().await;

@@ -9,6 +9,7 @@ async fn world() -> World {
     World::new().at("2026-10-10T12:00:00Z").invoiced("acme").start().await
 }
 
+/// Invoices of 50 and 70, paid by 20 and 100: nothing is left of either (invoiceninja #313).
 #[tokio::test]
 async fn the_oldest_debt_is_paid_first() {
     let world = world().await;
@@ -24,7 +25,7 @@ async fn the_oldest_debt_is_paid_first() {
     world.books_add_up();
 }
 
-/// What was paid too much pays the next invoice, which shows it.
+/// What was paid too much pays the next invoice, which shows it (Paymenter #1280, invoiceninja #9007).
 #[tokio::test]
 async fn an_overpayment_pays_the_next_invoice_visibly() {
     let world = world().await;
@@ -128,6 +129,7 @@ async fn what_was_given_up_may_still_be_paid() {
     world.books_add_up();
 }
 
+/// Lago let more go back than was paid (lago-api #4805).
 #[tokio::test]
 async fn no_more_goes_back_than_came_in() {
     let world = world().await;
