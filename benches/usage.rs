@@ -140,7 +140,7 @@ fn prepare(postgres: &Postgres, orgs: usize) -> String {
                SELECT 'org_' || n, 'customer-' || n, 'Customer ' || n, 'Europe/Berlin', now(), '{{}}'
                FROM generate_series(0, {orgs} - 1) n;
            INSERT INTO org_refs SELECT external_id, org_id FROM orgs;
-           INSERT INTO meters VALUES (1, 'tokens', 'sum', 'tokens', now());
+           INSERT INTO meters VALUES (1, 'tokens', 'sum', 'tokens', now(), NULL, 'usd');
            INSERT INTO meter_versions VALUES (1, 1, 'Tokens', 'api.request', 'tokens', '{{model}}', now());
            INSERT INTO rate_cards VALUES (1, 1, 1, '2020-01-01', 'usd',
                '[{{"when":{{"model":"m-1"}},"unit_cost":"0.000003"}},

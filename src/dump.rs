@@ -52,14 +52,15 @@ const USAGE: [&str; 4] = [
         'kind', 'daily_summary', 'org', coalesce(o.external_id, o.name), 'meter', m.key,
         'member', s.member, 'dimensions', s.dimensions, 'day', d.day,
         'quantity', trim_scale(d.quantity)::text, 'count', d.count, 'cost', trim_scale(d.cost)::text,
-        'battery_units', trim_scale(d.battery_units)::text, 'latest_at', d.latest_at)::text AS line
+        'battery_units', trim_scale(d.battery_units)::text, 'currency', s.currency,
+        'latest_at', d.latest_at)::text AS line
     FROM daily_summaries d
     JOIN orgs o USING (org_id)
     JOIN usage_series s USING (org_id, series_id)
     JOIN meters m USING (meter_id)
     WHERE (d.quantity, d.count, d.cost, d.battery_units) <> (0, 0, 0, 0)
     ORDER BY coalesce(o.external_id, o.name) COLLATE \"C\", m.key, s.member NULLS FIRST,
-        s.dimensions::text COLLATE \"C\", d.day, d.org_id",
+        s.dimensions::text COLLATE \"C\", s.currency NULLS FIRST, d.day, d.org_id",
     "SELECT jsonb_build_object(
         'kind', 'usage_unique', 'org', coalesce(o.external_id, o.name), 'meter', m.key,
         'member', s.member, 'dimensions', s.dimensions, 'day', u.day,

@@ -691,6 +691,7 @@ diesel::table! {
         unit -> Text,
         created_at -> Timestamptz,
         archived_at -> Nullable<Timestamptz>,
+        currency -> Nullable<Text>,
     }
 }
 
@@ -732,6 +733,7 @@ diesel::table! {
         time_zone -> Text,
         created_at -> Timestamptz,
         metadata -> Jsonb,
+        currency -> Nullable<Text>,
     }
 }
 
@@ -1539,6 +1541,7 @@ diesel::table! {
         meter_id -> Int4,
         member -> Nullable<Text>,
         dimensions -> Jsonb,
+        currency -> Nullable<Text>,
     }
 }
 

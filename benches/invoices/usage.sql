@@ -4,8 +4,8 @@
 INSERT INTO orgs (public_id, external_id, name, time_zone, created_at, metadata)
 SELECT 'org_' || n, 'customer-' || n, 'Customer ' || n, 'UTC', now(), '{}' FROM generate_series(1, :orgs) n;
 INSERT INTO org_refs SELECT external_id, org_id FROM orgs;
-INSERT INTO meters (meter_id, key, aggregation, unit, created_at)
-SELECT n, 'meter-' || n, 'sum', 'unit', now() FROM generate_series(1, 19) n;
+INSERT INTO meters (meter_id, key, aggregation, unit, created_at, currency)
+SELECT n, 'meter-' || n, 'sum', 'unit', now(), 'usd' FROM generate_series(1, 19) n;
 INSERT INTO rate_cards (rate_card_id, meter_id, version, valid_from, currency, rates, created_at, org_id,
     period)
 SELECT n, n, 1, '2020-01-01', 'usd', '[{"unit_cost": "0.01"}]', now(), 0, 'month'

@@ -8,6 +8,7 @@ INSERT INTO meters VALUES
     (1, 'tokens', 'sum', 'tokens', now()), (2, 'calls', 'count', 'calls', now()),
     (3, 'seats', 'max', 'seats', now()), (4, 'users', 'unique', 'users', now()),
     (5, 'level', 'latest', 'level', now());
+UPDATE meters SET currency = 'usd' WHERE meter_id = 1;
 INSERT INTO meter_versions SELECT meter_id, 1, key, key, 'n', '{model}', now() FROM meters;
 INSERT INTO rate_cards VALUES (1, 1, 1, '2020-01-01', 'usd',
     '[{"when":{"model":"m-1"},"unit_cost":"0.1"},

@@ -56,6 +56,8 @@ pub struct OrgContext {
     pub external_id: Option<String>,
     /// Its time zone: where its days and months begin.
     pub zone: Tz,
+    /// Its usage costs in it, where meters have prices in it; `None`: in the currency of each meter.
+    pub currency: Option<String>,
     pub plan: Option<String>,
     /// The version of the plan that its subscription bought.
     pub plan_version: i32,
@@ -321,6 +323,26 @@ impl Directory {
             .collect()
     }
 
+    /// Reads those of these orgs that the cache lacks, by one statement: so [`Directory::find`] need not read
+    /// each by its own.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub fn read_ahead(
+        &self,
+        conn: &mut PgConnection,
+        org_ids: impl IntoIterator<Item = i64>,
+    ) -> Result<(), Error> {
+        let mut missing: Vec<i64> =
+            org_ids.into_iter().filter(|org_id| self.by_id(*org_id).is_none()).collect();
+        missing.sort_unstable();
+        missing.dedup();
+        if !missing.is_empty() {
+            self.load(conn, &[], &missing)?;
+        }
+        Ok(())
+    }
+
     /// The org with this row id, from the cache or the database.
     ///
     /// # Errors
@@ -349,7 +371,7 @@ type When = Option<DateTime<Utc>>;
 
 #[derive(Queryable)]
 struct OrgRow {
-    org: (String, i64, String, Option<String>, String),
+    org: (String, i64, String, Option<String>, String, Option<String>),
     plan: (Option<String>, Option<i32>, When, When),
     period: (When, When),
     subscription: (Option<String>, Option<String>, Option<String>, When, Option<bool>, When),
@@ -359,7 +381,7 @@ struct OrgRow {
 }
 
 fn context_of(row: OrgRow, as_of_change: u64) -> Result<OrgContext, Error> {
-    let (_, org_id, public_id, external_id, zone) = row.org;
+    let (_, org_id, public_id, external_id, zone, currency) = row.org;
     let zone =
         zone.parse().map_err(|_| Error::Internal(format!("org {public_id} has the unknown zone {zone}")))?;
     let (plan, version, plan_until, changes_at) = row.plan;
@@ -384,6 +406,7 @@ fn context_of(row: OrgRow, as_of_change: u64) -> Result<OrgContext, Error> {
         public_id: public_id.into(),
         external_id,
         zone,
+        currency,
         plan,
         plan_version: version.unwrap_or(1),
         by_default,

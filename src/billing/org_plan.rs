@@ -255,7 +255,7 @@ impl crate::db::prepared::StatementText for Contexts {
              SELECT r.ref AS name, r.org_id FROM org_refs r WHERE r.ref = ANY (?)
              UNION ALL
              SELECT '', unnest(?))
-         SELECT n.name, n.org_id, o.public_id, o.external_id, o.time_zone,
+         SELECT n.name, n.org_id, o.public_id, o.external_id, o.time_zone, o.currency,
                 o.plan_id, o.plan_version, o.plan_until, o.changes_at,
                 o.period_start, o.period_end,
                 o.source, o.subscription_id, o.subscription_status, o.trial_end,
@@ -268,7 +268,7 @@ impl crate::db::prepared::StatementText for Contexts {
         ") o USING (org_id)"
     );
     type Row = (
-        (Text, BigInt, Text, Nullable<Text>, Text),
+        (Text, BigInt, Text, Nullable<Text>, Text, Nullable<Text>),
         (Nullable<Text>, Nullable<Integer>, Nullable<Timestamptz>, Nullable<Timestamptz>),
         (Nullable<Timestamptz>, Nullable<Timestamptz>),
         (

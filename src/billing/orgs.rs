@@ -15,6 +15,7 @@ use super::markers;
 use super::org_plan::{AsOf, clock, with_plan};
 use crate::error::Error;
 use crate::ids;
+use crate::money;
 use crate::schema::{org_refs, orgs, plans};
 
 /// An org.
@@ -28,6 +29,9 @@ pub struct Org {
     pub name: String,
     /// IANA zone in which its days and months begin.
     pub time_zone: String,
+    /// ISO 4217, lower case. Usage costs in it where the meter has a rate card in it; null: it costs in the
+    /// currency of the meter.
+    pub currency: Option<String>,
     /// When it was made here.
     pub created_at: DateTime<Utc>,
     /// Whatever you keep with it.
@@ -86,6 +90,11 @@ pub struct NewOrg {
     /// IANA zone such as `Europe/Berlin`; `UTC` when left out.
     #[serde(default)]
     pub time_zone: Option<String>,
+    /// ISO 4217, lower case: usage costs in it where the meter has a rate card in it. A billing profile sets
+    /// it, too.
+    #[serde(default)]
+    #[schema(pattern = "^[a-z]{3}$")]
+    pub currency: Option<String>,
     /// Whatever you keep with it.
     #[serde(default)]
     #[schema(value_type = Object)]
@@ -103,6 +112,10 @@ pub struct OrgPatch {
     /// Another zone.
     #[serde(default)]
     pub time_zone: Option<String>,
+    /// Another currency, for usage that arrives from then on.
+    #[serde(default)]
+    #[schema(pattern = "^[a-z]{3}$")]
+    pub currency: Option<String>,
     /// Replaces the metadata.
     #[serde(default)]
     #[schema(value_type = Option<Object>)]
@@ -155,7 +168,24 @@ pub fn create(conn: &mut PgConnection, new: &NewOrg, now: DateTime<Utc>) -> Resu
     }
     let zone = new.time_zone.as_deref().unwrap_or("UTC");
     check_zone(conn, zone)?;
-    insert(conn, &new.name, new.external_id.as_deref(), zone, &check_metadata(&new.metadata)?, now)
+    if let Some(currency) = &new.currency {
+        money::check_currency("currency", currency)?;
+    }
+    let metadata = check_metadata(&new.metadata)?;
+    let (org_id, public_id) = insert(conn, &new.name, new.external_id.as_deref(), zone, &metadata, now)?;
+    if let Some(currency) = &new.currency {
+        set_currency(conn, org_id, currency)?;
+    }
+    Ok((org_id, public_id))
+}
+
+/// Sets the currency in which usage of the org costs, where meters have prices in it.
+pub fn set_currency(conn: &mut PgConnection, org_id: i64, currency: &str) -> Result<(), Error> {
+    let others = orgs::table.find(org_id).filter(orgs::currency.is_distinct_from(currency));
+    if diesel::update(others).set(orgs::currency.eq(currency)).execute(conn)? > 0 {
+        directory::changed(conn, [Change::Org(org_id)])?;
+    }
+    Ok(())
 }
 
 /// Creates an org with this external id, unless an org has that name already.
@@ -224,6 +254,9 @@ pub fn update(conn: &mut PgConnection, org_id: i64, patch: &OrgPatch) -> Result<
     if let Some(zone) = &patch.time_zone {
         check_zone(conn, zone)?;
     }
+    if let Some(currency) = &patch.currency {
+        money::check_currency("currency", currency)?;
+    }
     let metadata = patch.metadata.as_ref().map(check_metadata).transpose()?;
     if let Some(name) = &patch.name {
         diesel::update(orgs::table.find(org_id)).set(orgs::name.eq(name)).execute(conn)?;
@@ -231,6 +264,9 @@ pub fn update(conn: &mut PgConnection, org_id: i64, patch: &OrgPatch) -> Result<
     if let Some(zone) = &patch.time_zone {
         diesel::update(orgs::table.find(org_id)).set(orgs::time_zone.eq(zone)).execute(conn)?;
         directory::changed(conn, [Change::Org(org_id)])?;
+    }
+    if let Some(currency) = &patch.currency {
+        set_currency(conn, org_id, currency)?;
     }
     if let Some(metadata) = metadata {
         diesel::update(orgs::table.find(org_id)).set(orgs::metadata.eq(metadata)).execute(conn)?;
@@ -278,6 +314,7 @@ struct OrgRow {
     external_id: Option<String>,
     name: String,
     time_zone: String,
+    currency: Option<String>,
     created_at: DateTime<Utc>,
     metadata: Value,
 }
@@ -376,6 +413,7 @@ fn org_of(row: OrgWithPlanRow, customers: &mut BTreeMap<i64, Vec<CustomerRef>>) 
         external_id: row.org.external_id,
         name: row.org.name,
         time_zone: row.org.time_zone,
+        currency: row.org.currency,
         created_at: row.org.created_at,
         metadata: row.org.metadata,
         plan: row.plan_id,

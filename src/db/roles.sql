@@ -21,7 +21,7 @@ REVOKE UPDATE, DELETE, TRUNCATE ON meter_versions, rate_cards, plan_versions FRO
 -- Orgs, keys and grants are not deleted. Of a key only its end may change, of a grant only what remains of
 -- it.
 REVOKE UPDATE, DELETE, TRUNCATE ON orgs, api_keys, battery_grants FROM coulomb_platform;
-GRANT UPDATE (name, time_zone, metadata) ON orgs TO coulomb_platform;
+GRANT UPDATE (name, time_zone, currency, metadata) ON orgs TO coulomb_platform;
 GRANT UPDATE (revoked_at) ON api_keys TO coulomb_platform;
 GRANT UPDATE (state, remaining, burned, clawed, lapsed) ON battery_grants TO coulomb_platform;
 -- PostgreSQL refuses COPY into a table under row-level security. So usage is copied into the partitions

@@ -224,7 +224,7 @@ pub(super) fn conditions(
     conditions.add(KEPT, []);
     if columns == UsageColumns::Focus {
         // BillingCurrency must not be empty.
-        conditions.add("c.currency IS NOT NULL", []);
+        conditions.add("coalesce(s.currency, m.currency) IS NOT NULL", []);
     }
     let asked = request.org.as_ref().map(|org| org.row_id(conn)).transpose()?;
     let own = match scope {

@@ -23,7 +23,8 @@ const RULES: [&str; 5] = [
      JOIN orgs o USING (org_id)
      WHERE sequence <> n OR balance_after <> sum ORDER BY e.org_id, e.currency, e.sequence",
     "SELECT format('accounts: org %s, %s: balance %s, entries %s, but its entries come to %s in %s',
-         o.public_id, currency, a.balance, a.last_sequence, coalesce(e.sum, 0), coalesce(e.n, 0)) AS line
+         o.public_id, coalesce(a.currency, e.currency), a.balance, a.last_sequence,
+         coalesce(e.sum, 0), coalesce(e.n, 0)) AS line
      FROM accounts a
      FULL JOIN (SELECT org_id, currency, sum(amount) AS sum, count(*) AS n FROM account_entries
          GROUP BY 1, 2) e USING (org_id, currency)
@@ -33,7 +34,7 @@ const RULES: [&str; 5] = [
      ORDER BY o.org_id",
     // Nothing pays more than it is, and no debt is paid more than once.
     "SELECT format('account_allocations: org %s, %s, entry %s of %s: %s of it is allocated', o.public_id,
-         currency, e.sequence, e.amount, s.allocated) AS line
+         e.currency, e.sequence, e.amount, s.allocated) AS line
      FROM account_entries e
      JOIN (SELECT org_id, currency, sequence, sum(amount) AS allocated, bool_or(is_credit) AS is_credit
            FROM (SELECT org_id, currency, credit_sequence AS sequence, amount, true AS is_credit

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::account::{Account, EntryKind, NewEntry};
-use super::drafts::{self, Basis, ChargedPeriod, CouponUse, DraftTexts, NewDraft};
+use super::drafts::{self, Basis, ChargedPeriod, CouponUse, DraftTexts, LATE_USAGE, NewDraft};
 use super::lines::{self, InvoiceItem, ItemBody};
 use super::shown::{self, OwnInvoice};
 use super::{amounts, finalise as finalising, invoices, numbers, payments, profiles, settle, undo};
@@ -40,6 +40,10 @@ pub struct InvoiceBody {
     /// subscription; one that is over begins again.
     #[serde(default)]
     pub renewal: bool,
+    /// Whether to charge usage of earlier periods that came after their invoices. The next invoice of a
+    /// subscription does that by itself; after the last one, this does.
+    #[serde(default)]
+    pub late_usage: bool,
     /// Whether it takes the items that wait.
     #[serde(default = "yes")]
     pub take_items: bool,
@@ -109,13 +113,18 @@ pub fn create(
     let currency = body.currency.clone().unwrap_or_else(|| terms.profile.currency.clone());
     money::check_currency("currency", &currency)?;
     Account::lock(conn, org.org_id, &currency, now)?;
+    if body.renewal && body.late_usage {
+        let rule =
+            "must not stand beside `renewal`, as an invoice of a subscription charges late usage: make two";
+        return Err(Error::invalid("late_usage", rule));
+    }
     let next = if body.renewal { Some(next_period(conn, org.org_id, now)?) } else { None };
     let draft = NewDraft {
         org_id: org.org_id,
         seller: &terms.seller.id,
         currency: &currency,
         subscription: next.as_ref().map(|next| next.subscription_id.as_str()),
-        reason: "manual",
+        reason: if body.late_usage { LATE_USAGE } else { "manual" },
         finalize_at: None,
         texts: &body.texts,
     };

@@ -25,7 +25,8 @@ use crate::documents::content::LineKind;
 use crate::error::Error;
 use crate::text::check_line;
 pub(super) use store::{
-    NewDraft, claim_period, delete, drop_if_empty, insert, is_invoiced, load, recompute, release_void, store,
+    LATE_USAGE, NewDraft, claim_period, delete, drop_if_empty, insert, is_invoiced, load, recompute,
+    release_void, store,
 };
 
 /// What people write on an invoice.

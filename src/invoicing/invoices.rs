@@ -21,6 +21,7 @@ pub(super) struct InvoiceRow {
     pub(super) invoice_id: String,
     pub(super) seller_id: String,
     pub(super) currency: String,
+    pub(super) reason: String,
     pub(super) draft: Value,
     pub(super) number: Option<String>,
     pub(super) due_date: Option<NaiveDate>,

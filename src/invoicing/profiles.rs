@@ -9,6 +9,7 @@ use utoipa::ToSchema;
 
 use super::sellers::{self, Seller};
 use super::{checks, tax_rates};
+use crate::billing::orgs;
 use crate::documents::content::Party;
 use crate::error::Error;
 use crate::money;
@@ -24,7 +25,8 @@ pub struct ProfileBody {
     pub seller: Option<String>,
     /// Name, address and tax numbers of the customer, as documents show them.
     pub party: Party,
-    /// Currency in which it buys plans: ISO 4217, lower case.
+    /// Currency in which it buys plans, and in which its usage costs where meters have prices in it: ISO
+    /// 4217, lower case.
     pub currency: String,
     /// Language of its documents: en, de, fr, es or id; that of the seller when left out.
     #[serde(default)]
@@ -152,6 +154,7 @@ pub fn put(
         .do_update()
         .set(values)
         .execute(conn)?;
+    orgs::set_currency(conn, org_id, &body.currency)?;
     find(conn, org_id)
 }
 

@@ -34,6 +34,7 @@ pub fn make_drafts(
     now: DateTime<Utc>,
 ) -> Result<bool, Error> {
     let due = due_orgs(conn, *after, now)?;
+    directory.read_ahead(conn, due.iter().copied())?;
     for org_id in &due {
         let org = directory.find(conn, *org_id)?;
         let made = db::run_with_retries(conn, |conn| make_drafts_of(conn, &org, now));
@@ -190,6 +191,7 @@ pub fn finalise_due(
     now: DateTime<Utc>,
 ) -> Result<bool, Error> {
     let due = invoices::due_drafts(conn, now, BATCH)?;
+    directory.read_ahead(conn, due.iter().map(|(org_id, _)| *org_id))?;
     for (org_id, invoice) in &due {
         let org = directory.find(conn, *org_id)?;
         let done = db::run_with_retries(conn, |conn| finalise::finalise(conn, &org, invoice, now).map(drop));

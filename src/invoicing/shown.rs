@@ -32,7 +32,7 @@ pub struct OwnInvoice {
     pub currency: String,
     /// The local subscription that it bills.
     pub subscription: Option<String>,
-    /// Why it was made: `subscription`, `manual` or `import`.
+    /// Why it was made: `subscription`, `manual`, `late_usage` or `import`.
     pub reason: String,
     /// Sum of the lines before discounts; with tax if prices include it.
     pub subtotal: i64,

@@ -49,10 +49,6 @@ struct UninvoicedUsage {
     cost: Decimal,
 }
 
-/// SQL: the currency of each meter.
-const METER_CURRENCIES: &str = "SELECT DISTINCT ON (meter_id) meter_id, currency
-    FROM rate_cards ORDER BY meter_id, version DESC";
-
 /// The usage lines of a period in a currency. `invoice`: the draft that they are for, whose own lines do not
 /// count as invoiced.
 pub(super) fn usage_lines(
@@ -87,10 +83,12 @@ fn uninvoiced_records(
                 sum(u.quantity) AS quantity, sum(u.cost) AS cost
             FROM used u
             JOIN usage_series s ON s.org_id = $1 AND s.series_id = u.series_id
+            JOIN meters m ON m.meter_id = u.meter_id
             LEFT JOIN rate_cards c ON c.rate_card_id = u.rate_card_id
             LEFT JOIN LATERAL (
                 SELECT e.place FROM jsonb_array_elements(c.rates) WITH ORDINALITY e (rate, place)
                 WHERE {CONDITION} ORDER BY e.place LIMIT 1) p ON true
+            WHERE coalesce(s.currency, m.currency) = $4
             GROUP BY 1, 2, 3),
          invoiced AS (
             SELECT l.meter_id, l.rate_card_id, l.rate_place, sum(l.quantity) AS quantity, sum(l.cost) AS cost
@@ -107,8 +105,6 @@ fn uninvoiced_records(
              round(coalesce(p.cost, 0) - coalesce(d.cost, 0), {PLACES}) AS cost
          FROM priced p FULL JOIN invoiced d USING (meter_id, rate_card_id, rate_place)
          JOIN meters m USING (meter_id)
-         JOIN ({METER_CURRENCIES}) k USING (meter_id)
-         WHERE k.currency = $4
          ORDER BY m.key, rate_card_id, rate_place"
     ))
     .bind::<BigInt, _>(org_id)
@@ -144,7 +140,7 @@ fn uninvoiced_levels(
              FROM meters m
              LEFT JOIN (own_invoice_lines l JOIN own_invoices i ON i.org_id = l.org_id
                      AND i.invoice_id = l.invoice_id AND i.finalized_at IS NOT NULL AND i.voided_at IS NULL
-                     AND i.invoice_id <> $6)
+                     AND i.invoice_id <> $6 AND i.currency = $7)
                  ON l.org_id = $1 AND l.kind = 'usage' AND l.period_start = $5 AND l.meter_id = m.meter_id
              WHERE m.key = $2 GROUP BY 1, 4, 5",
         )
@@ -154,6 +150,7 @@ fn uninvoiced_levels(
         .bind::<Numeric, _>(cost.round_dp(PLACES))
         .bind::<Timestamptz, _>(period.start)
         .bind::<Text, _>(invoice)
+        .bind::<Text, _>(currency)
         .get_result(conn)?;
         found.push(usage);
     }
@@ -225,13 +222,15 @@ pub(super) fn currencies(
         #[diesel(sql_type = Text)]
         currency: String,
     }
-    let rows: Vec<CurrencyRow> = diesel::sql_query(format!(
-        "SELECT DISTINCT k.currency FROM ({METER_CURRENCIES}) k
-         WHERE k.currency <> $4 AND EXISTS (SELECT FROM usage_records r
-             WHERE r.org_id = $1 AND r.occurred_at >= $2 AND r.occurred_at < $3
-                 AND r.meter_id = k.meter_id AND r.cost <> 0)
-         ORDER BY 1"
-    ))
+    let rows: Vec<CurrencyRow> = diesel::sql_query(
+        "SELECT DISTINCT coalesce(s.currency, m.currency) AS currency
+         FROM usage_series s JOIN meters m USING (meter_id)
+         WHERE s.org_id = $1 AND coalesce(s.currency, m.currency) <> $4
+             AND EXISTS (SELECT FROM usage_records r
+                 WHERE r.org_id = $1 AND r.occurred_at >= $2 AND r.occurred_at < $3
+                     AND r.series_id = s.series_id AND r.cost <> 0)
+         ORDER BY 1",
+    )
     .bind::<BigInt, _>(org_id)
     .bind::<Timestamptz, _>(period.start)
     .bind::<Timestamptz, _>(period.end)

@@ -14,7 +14,8 @@ use diesel::pg::PgConnection;
 use diesel::prelude::*;
 
 use super::meters::{self, Meter};
-use super::rates::{self, RateCard, choose};
+use super::rates::choose::{self, Buyer};
+use super::rates::{self, RateCard};
 use crate::billing::directory::OrgContext;
 use crate::error::Error;
 use crate::metering::slots::{self, Slot};
@@ -61,7 +62,8 @@ impl Catalog {
         at: DateTime<Utc>,
     ) -> Option<(&RateCard, Option<usize>)> {
         let cards = self.rate_cards(meter_id, org.org_id).map(|card| &**card);
-        choose::price(cards, dimensions, org.plan_at(at), at)
+        let currency = self.meters.get(&meter_id).and_then(|meter| meter.currency.as_deref());
+        choose::price(cards, dimensions, (Buyer::new(org, at), currency), at)
     }
 
     /// The last month closed for this org.

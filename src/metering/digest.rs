@@ -61,10 +61,10 @@ pub(super) fn content_digest(event: &UsageEvent<'_>, metered: &[Metered]) -> i64
 
 /// 63 bits of a digest of everything that makes the series. The length stands before each text.
 pub(super) fn series_number(
-    org_id: i64,
-    meter_id: i32,
+    (org_id, meter_id): (i64, i32),
     member: Option<&str>,
     dimensions: &[(&str, &str)],
+    currency: Option<&str>,
 ) -> i64 {
     let mut bytes = Vec::with_capacity(128);
     bytes.extend_from_slice(&org_id.to_be_bytes());
@@ -78,6 +78,10 @@ pub(super) fn series_number(
     for (name, value) in dimensions {
         text(name);
         text(value);
+    }
+    // A name without a value stands for no dimension.
+    if let Some(currency) = currency {
+        text(currency);
     }
     first_64_bits(&bytes) & i64::MAX
 }

@@ -121,6 +121,9 @@ pub struct Meter {
     pub change_field: Option<String>,
     /// What the quantity is counted in, for people.
     pub unit: String,
+    /// Currency of its first rate card, lower case; null: it has none. Usage costs in it, unless the meter
+    /// has a rate card in the org's currency.
+    pub currency: Option<String>,
     /// Fields of `data` kept for grouping, prices and quotas; sorted.
     pub dimensions: Vec<String>,
     /// Whether a key with the scope `usage:price` may report values below zero. Of every other meter, and
@@ -181,7 +184,7 @@ pub struct MeterFilter<'a> {
 
 /// The columns of a meter, and those of its version.
 type MeterRow = (
-    (i32, String, String, String, DateTime<Utc>, Option<DateTime<Utc>>),
+    (i32, String, String, String, Option<String>, DateTime<Utc>, Option<DateTime<Utc>>),
     (i32, String, String, Option<String>, Vec<Option<String>>, bool, String, Option<String>),
 );
 
@@ -192,6 +195,7 @@ pub fn list(conn: &mut PgConnection, filter: MeterFilter<'_>, limit: i64) -> Res
         meters::key,
         meters::aggregation,
         meters::unit,
+        meters::currency,
         meters::created_at,
         meters::archived_at,
     );
@@ -227,7 +231,7 @@ pub fn list(conn: &mut PgConnection, filter: MeterFilter<'_>, limit: i64) -> Res
 }
 
 fn from_row(
-    ((meter_id, key, aggregation, unit, created_at, archived_at), version): MeterRow,
+    ((meter_id, key, aggregation, unit, currency, created_at, archived_at), version): MeterRow,
 ) -> Result<Meter, Error> {
     let (version, name, event_name, value_field, dimensions, allows_negative, unpriced, change_field) =
         version;
@@ -248,12 +252,19 @@ fn from_row(
         value_field,
         change_field,
         unit,
+        currency,
         dimensions,
         allows_negative,
         unpriced,
         created_at,
         archived_at,
     })
+}
+
+/// Gives a meter the currency of its first rate card.
+pub(super) fn set_currency(conn: &mut PgConnection, meter_id: i32, currency: &str) -> QueryResult<()> {
+    let without = meters::table.find(meter_id).filter(meters::currency.is_null());
+    diesel::update(without).set(meters::currency.eq(currency)).execute(conn).map(drop)
 }
 
 /// Every meter, also archived ones: their usage can still be corrected.

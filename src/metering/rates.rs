@@ -27,7 +27,8 @@ pub use self::define::{NewRateCard, create};
 /// A card is for the usage of every org, of orgs with a plan, or of one org. Of the cards that were valid at
 /// the time of usage, the org's own comes first, then the card of the plan that the org had then, then the
 /// meter's. The first of them with a rate for the usage prices it. An org's card without rates ends its own
-/// prices.
+/// prices. Where a meter has cards in several currencies, those in the org's currency count, else those in
+/// the meter's.
 ///
 /// Tiers count the quantity of the org's local month, or of its billing period where the card says so,
 /// whichever card priced it: a card that begins in the middle of a month goes on where the month is, and
@@ -56,7 +57,7 @@ pub struct RateCard {
     pub price_by: Option<PriceBy>,
     /// It prices usage that occurred from then on.
     pub valid_from: DateTime<Utc>,
-    /// ISO 4217, lower case. All cards of a meter have the same.
+    /// ISO 4217, lower case.
     pub currency: String,
     /// The first rate whose `when` fits counts. Rates with more conditions come first.
     pub rates: Vec<Rate>,

@@ -15,8 +15,9 @@ use super::digest::{content_digest, event_key};
 use super::event::{Cost, Rejection, UsageEvent};
 use super::levels;
 use super::meters::{Aggregation, Meter};
+use super::rates::choose::Buyer;
 use super::rating;
-use super::series::{self, Series};
+use super::series::{Series, SeriesCache};
 use super::unpriced::Pricing;
 use super::usage::{Metered, Usage};
 use crate::billing::directory::OrgContext;
@@ -51,7 +52,7 @@ const OLDEST: DateTime<Utc> = DateTime::from_timestamp(946_684_800, 0).expect("i
 /// What an event is resolved by.
 pub struct Resolver<'a> {
     pub catalog: &'a Catalog,
-    pub series: &'a series::SeriesCache,
+    pub series: &'a SeriesCache,
     pub caller: Caller,
     /// The times that usage may have.
     pub window: Window,
@@ -193,7 +194,7 @@ impl Resolver<'_> {
         let dimensions: Vec<(&str, &str)> =
             dimensions.iter().map(|(name, value)| (*name, value.as_ref())).collect();
         let series = self.series.get(self.catalog, org.org_id, meter, event.member.as_deref(), &dimensions);
-        priced(series, quantity, org, occurred_at, value).map(Some)
+        priced((self.catalog, self.series), series, quantity, (org, occurred_at), value).map(Some)
     }
 
     /// Whether an event sets a level or changes it, and the value.
@@ -276,22 +277,23 @@ pub fn posting_day(catalog: &Catalog, org: &OrgContext, day: NaiveDate, now: Dat
 /// # Errors
 /// When the cost or the battery units are too large.
 pub fn priced(
+    cache: (&Catalog, &SeriesCache),
     series: Arc<Series>,
     quantity: Decimal,
-    org: &OrgContext,
-    occurred_at: DateTime<Utc>,
+    (org, occurred_at): (&OrgContext, DateTime<Utc>),
     value: Option<Box<str>>,
 ) -> Result<Metered, Rejection> {
-    let card = series.priced_by(org.plan_at(occurred_at), occurred_at);
-    priced_by(series, quantity, card, value)
+    let card = series.priced_by(Buyer::new(org, occurred_at), occurred_at);
+    priced_by(cache, series, quantity, card, value)
 }
 
-/// `quantity` of a series, priced by the card at that index of its `rates`. The cost by tiers follows when it
-/// is written.
+/// `quantity` of a series, priced by the card at that index of its `rates`. It is counted to the series with
+/// the card's currency. The cost by tiers follows when it is written.
 ///
 /// # Errors
 /// As [`priced`].
 pub fn priced_by(
+    (catalog, cache): (&Catalog, &SeriesCache),
     series: Arc<Series>,
     quantity: Decimal,
     card: Option<usize>,
@@ -329,17 +331,17 @@ pub fn priced_by(
         let burning = quantity.max(Decimal::ZERO);
         metered.battery_units = rating::battery_units(rate, burning).ok_or_else(too_large)?;
         metered.card = Some(index);
+        metered.series = cache.in_currency(catalog, &metered.series, Some(&card.currency));
     }
     Ok(metered)
 }
 
-/// A cost in major units. The currency is that of the meter's cards; a meter without cards has two decimal
-/// places.
+/// A cost in major units. The currency is that of the meter; a meter without cards has two decimal places.
 fn major_units(cost: Cost, metered: &Metered) -> Option<Decimal> {
     match cost {
         Cost::Major(cost) => Some(cost),
         Cost::Minor(cost) => {
-            let currency = metered.series.rates.first().map_or("", |(card, _)| &card.currency);
+            let currency = metered.series.meter.currency.as_deref().unwrap_or_default();
             cost.checked_mul(Decimal::new(1, u32::from(money::decimal_places(currency))))
         }
     }

@@ -1,4 +1,4 @@
-//! Series: one number for (org, meter, member, dimensions). Owns `usage_series`.
+//! Series: one number for (org, meter, member, dimensions, currency). Owns `usage_series`.
 //!
 //! The number is a digest, so it needs no look-up. A daemon has in memory which series are stored already,
 //! and which slots and rates of the catalogue apply to each.
@@ -15,7 +15,8 @@ use serde_json::{Map, Value};
 
 use super::catalog::Catalog;
 use super::meters::Meter;
-use super::rates::{RateCard, choose};
+use super::rates::RateCard;
+use super::rates::choose::{self, Buyer};
 use crate::db::prepared::{Prepared, statement};
 use crate::error::Error;
 use crate::metering::digest::series_number;
@@ -34,6 +35,8 @@ pub struct Series {
     pub member: Option<String>,
     /// The meter's dimensions that the usage has, sorted by name.
     pub dimensions: Vec<(String, String)>,
+    /// Of its costs; `None`: the currency of the meter.
+    pub currency: Option<String>,
     pub slots: Vec<Arc<Slot>>,
     /// The meter's rate cards that may price usage of the org, for any plan, in the order of precedence. Each
     /// with the index of its rate that fits, if one does.
@@ -46,10 +49,11 @@ pub struct Series {
 }
 
 impl Series {
-    /// Index in `rates` of the card that prices usage of that time. `plan`: the plan that the org had then.
+    /// Index in `rates` of the card that prices usage of that time.
     #[must_use]
-    pub fn priced_by(&self, plan: Option<&str>, at: DateTime<Utc>) -> Option<usize> {
-        choose::position(self.rates.iter().map(|(card, rate)| (&**card, rate.is_some())), plan, at)
+    pub(crate) fn priced_by(&self, buyer: Buyer<'_>, at: DateTime<Utc>) -> Option<usize> {
+        let cards = self.rates.iter().map(|(card, rate)| (&**card, rate.is_some()));
+        choose::position(cards, (buyer, self.meter.currency.as_deref()), at)
     }
 }
 
@@ -73,7 +77,35 @@ impl SeriesCache {
         member: Option<&str>,
         dimensions: &[(&str, &str)],
     ) -> Arc<Series> {
-        let series_id = series_number(org_id, meter.meter_id, member, dimensions);
+        self.with_currency(catalog, (org_id, meter), (member, dimensions), None)
+    }
+
+    /// The same series with costs in this currency; `None`: in the currency of the meter.
+    #[must_use]
+    pub fn in_currency(
+        &self,
+        catalog: &Catalog,
+        series: &Arc<Series>,
+        currency: Option<&str>,
+    ) -> Arc<Series> {
+        let currency = currency.filter(|currency| Some(*currency) != series.meter.currency.as_deref());
+        if series.currency.as_deref() == currency {
+            return Arc::clone(series);
+        }
+        let dimensions: Vec<(&str, &str)> =
+            series.dimensions.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let member = series.member.as_deref();
+        self.with_currency(catalog, (series.org_id, &series.meter), (member, &dimensions), currency)
+    }
+
+    fn with_currency(
+        &self,
+        catalog: &Catalog,
+        (org_id, meter): (i64, &Arc<Meter>),
+        (member, dimensions): (Option<&str>, &[(&str, &str)]),
+        currency: Option<&str>,
+    ) -> Arc<Series> {
+        let series_id = series_number((org_id, meter.meter_id), member, dimensions, currency);
         let cached = self.0.get(&(org_id, series_id));
         if let Some(series) = &cached
             && series.version == catalog.version
@@ -95,6 +127,7 @@ impl SeriesCache {
             series_id,
             meter: Arc::clone(meter),
             member: member.map(str::to_owned),
+            currency: currency.map(str::to_owned),
             slots: slots.filter(|slot| slot.counts(org_id, &dimensions)).cloned().collect(),
             has_tiers: rates.iter().any(has_tiers),
             rates,
@@ -107,12 +140,14 @@ impl SeriesCache {
     }
 }
 
-statement!(Insert -> Untyped: "INSERT INTO usage_series (org_id, series_id, meter_id, member, dimensions) \
-    SELECT * FROM unnest(?, ?, ?, ?, ?) ON CONFLICT (org_id, series_id) DO NOTHING");
+statement!(Insert -> Untyped: "INSERT INTO usage_series \
+    (org_id, series_id, meter_id, member, dimensions, currency) \
+    SELECT * FROM unnest(?, ?, ?, ?, ?, ?) ON CONFLICT (org_id, series_id) DO NOTHING");
 // Two series with one number: 63 bits make that nearly impossible, and this check makes it harmless.
-statement!(Collisions -> Bool: "SELECT true FROM unnest(?, ?, ?, ?, ?) AS t (o, s, m, u, d) \
+statement!(Collisions -> Bool: "SELECT true FROM unnest(?, ?, ?, ?, ?, ?) AS t (o, s, m, u, d, c) \
     JOIN usage_series k ON k.org_id = t.o AND k.series_id = t.s \
-    WHERE k.meter_id <> t.m OR k.member IS DISTINCT FROM t.u OR k.dimensions <> t.d");
+    WHERE k.meter_id <> t.m OR k.member IS DISTINCT FROM t.u OR k.dimensions <> t.d \
+        OR k.currency IS DISTINCT FROM t.c");
 
 /// As [`store`], inside the caller's transaction. That may be rolled back, so the cache does not remember the
 /// series as stored.
@@ -166,6 +201,7 @@ fn bind<'a, Q: crate::db::prepared::StatementText>(
         .bind::<Integer, _>(series.iter().map(|s| s.meter.meter_id).collect())
         .bind::<Nullable<Text>, _>(series.iter().map(|s| s.member.as_deref()).collect())
         .bind::<Jsonb, _>(series.iter().map(|s| object(&s.dimensions)).collect())
+        .bind::<Nullable<Text>, _>(series.iter().map(|s| s.currency.as_deref()).collect())
 }
 
 /// The dimensions of a row of `usage_series`.

@@ -242,6 +242,13 @@ fn event_of_reservation(resolver: &Resolver<'_>, usage: &SettlingUsage<'_>) -> R
         subject: usage.subject.map(Into::into),
         correction: 0,
         elsewhere: false,
-        metered: [priced(series, usage.amount, org, resolver.now, changes.then(|| CHANGE.into()))?].into(),
+        metered: [priced(
+            (resolver.catalog, resolver.series),
+            series,
+            usage.amount,
+            (org, resolver.now),
+            changes.then(|| CHANGE.into()),
+        )?]
+        .into(),
     })
 }

@@ -99,7 +99,7 @@ pub fn amend(
     let event = UsageEvent { occurred_at: Some(stored.occurred_at), ..event.clone() };
     let mut new = resolver.resolve(&event, correction.org).map_err(invalid)?;
     new.correction = stored.correction + 2;
-    stored.put_in_place(catalog, &mut new, event.cost.is_some()).map_err(invalid)?;
+    stored.put_in_place((catalog, series), &mut new, event.cost.is_some()).map_err(invalid)?;
     // An event without a price may stay so; one that has a price does not lose it.
     if stored.has_price() {
         unpriced::refuse(&new).map_err(invalid)?;

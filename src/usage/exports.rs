@@ -70,7 +70,11 @@ const PLAIN: &[Column] = &[
     summed(decimal("quantity", QUANTITY, "How much, in `unit`")),
     summed(column(Type::Integer, "count", "d.count", "Usage events, without those that were taken back")),
     summed(decimal("cost", COST, "What it costs, in major units of `currency`")),
-    text("currency", "c.currency", "ISO 4217 code, lower case; empty while the meter has no prices"),
+    text(
+        "currency",
+        "coalesce(s.currency, m.currency)",
+        "ISO 4217 code, lower case; empty while the meter has no prices",
+    ),
     summed(decimal("battery_units", BATTERY_UNITS, "Battery units")),
     text("unit", "m.unit", "What the quantity is counted in"),
     text(
@@ -85,7 +89,7 @@ const FOCUS: &[Column] = &[
     summed(decimal("BilledCost", COST, "What it costs, in major units of `BillingCurrency`")),
     text("BillingAccountId", "o.public_id", "The org (`org_…`)"),
     text("BillingAccountName", "o.name", "The org's name"),
-    text("BillingCurrency", "upper(c.currency)", "ISO 4217 code"),
+    text("BillingCurrency", "upper(coalesce(s.currency, m.currency))", "ISO 4217 code"),
     time(
         "BillingPeriodEnd",
         "((date_trunc('month', d.day::timestamp) + interval '1 month') AT TIME ZONE o.time_zone)",
@@ -170,8 +174,6 @@ pub fn from(unit: TimeUnit) -> String {
     format!(
         "({rows}) d JOIN usage_series s ON (s.org_id, s.series_id) = (d.org_id, d.series_id)
          JOIN meters m ON m.meter_id = s.meter_id JOIN orgs o ON o.org_id = d.org_id
-         LEFT JOIN (SELECT DISTINCT ON (meter_id) meter_id, currency FROM rate_cards
-             ORDER BY meter_id, version DESC) c ON c.meter_id = m.meter_id
          LEFT JOIN (SELECT DISTINCT ON (meter_id) meter_id, name FROM meter_versions
              ORDER BY meter_id, version DESC) n ON n.meter_id = m.meter_id
          CROSS JOIN (SELECT ?::text AS provider, ?::text AS category) v"

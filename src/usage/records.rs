@@ -250,8 +250,7 @@ fn sql(conditions: &str, limit: i64) -> String {
              trim_scale(r.battery_units)::text AS battery_units, r.battery_batch,
              k.version AS rate_card_version, r.pricing = 2 AS unpriced,
              r.correction, c.reason, c.actor,
-             coalesce(k.currency, (SELECT l.currency FROM rate_cards l WHERE l.meter_id = r.meter_id
-                 ORDER BY l.version DESC LIMIT 1)) AS currency
+             coalesce(k.currency, m.currency) AS currency
          FROM (SELECT r.* FROM usage_records r WHERE r.org_id = $1{conditions}
                ORDER BY r.org_id DESC, r.occurred_at DESC, r.event_key DESC, r.meter_id DESC,
                    r.correction DESC

@@ -140,7 +140,8 @@ pub struct UsageSummary {
     pub count: i64,
     /// What it costs in `currency` (major units), a decimal.
     pub cost: String,
-    /// Currency of the meter's rate cards, lower case; null while it has none.
+    /// Lower case; null while the meter has no rate card. Usage that costs in several currencies has a row
+    /// for each.
     pub currency: Option<String>,
     /// Battery units, a decimal.
     pub battery_units: String,
@@ -151,14 +152,14 @@ pub struct UsageSummary {
 pub struct Position {
     time: Option<Day>,
     meter: String,
-    /// The member, if grouped by it, then dimensions. Null comes first.
+    /// The currency, then the member, if grouped by it, then dimensions. Null comes first.
     rest: Vec<Option<String>>,
 }
 
 impl Position {
     /// Whether it is a position of this grouping.
     fn fits(&self, grouping: &Grouping) -> bool {
-        let names = usize::from(grouping.member) + grouping.dimensions.len();
+        let names = 1 + usize::from(grouping.member) + grouping.dimensions.len();
         self.time.is_some() == grouping.time.is_some() && self.rest.len() == names
     }
 }
@@ -191,12 +192,10 @@ struct MeterRow {
     aggregation: String,
     #[diesel(sql_type = Text)]
     unit: String,
-    #[diesel(sql_type = Nullable<Text>)]
-    currency: Option<String>,
 }
 
-/// Rows in the order of time, meter, member, dimensions: at most `limit` after `after`. There is no row where
-/// all usage was taken back.
+/// Rows in the order of time, meter, currency, member, dimensions: at most `limit` after `after`. There is no
+/// row where all usage was taken back.
 ///
 /// # Errors
 /// [`Error::Invalid`] for an unknown meter or dimension.
@@ -264,10 +263,7 @@ pub fn meter_ids(
 /// The meters of the query. Checks its names of meters and dimensions.
 fn meters(conn: &mut PgConnection, query: &SummaryQuery) -> Result<Vec<MeterRow>, Error> {
     let meters: Vec<MeterRow> = diesel::sql_query(
-        "SELECT m.meter_id, m.key, m.aggregation, m.unit,
-             (SELECT c.currency FROM rate_cards c WHERE c.meter_id = m.meter_id ORDER BY c.version DESC
-                 LIMIT 1) AS currency
-         FROM meters m WHERE $1 = '{}' OR m.key = ANY ($1)",
+        "SELECT m.meter_id, m.key, m.aggregation, m.unit FROM meters m WHERE $1 = '{}' OR m.key = ANY ($1)",
     )
     .bind::<Array<Text>, _>(&query.meters)
     .load(conn)?;
@@ -318,6 +314,7 @@ fn usage(
     })?;
     let position = Position { time: row.time.map(Day), meter: meter.key.clone(), rest: row.rest.clone() };
     let mut rest = row.rest.into_iter();
+    let currency = rest.next().flatten();
     let grouping = &query.grouping;
     let usage = UsageSummary {
         day: row.time.filter(|_| grouping.time == Some(TimeUnit::Day)),
@@ -330,7 +327,7 @@ fn usage(
         quantity: row.quantity,
         count: row.count,
         cost: row.cost,
-        currency: meter.currency.clone(),
+        currency,
         battery_units: row.battery_units,
     };
     Ok((position, usage))

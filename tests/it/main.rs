@@ -54,6 +54,7 @@ mod subscriptions;
 mod unpriced;
 mod usage;
 mod usage_corrected;
+mod usage_currencies;
 mod usage_invoices;
 mod usage_levels;
 mod usage_lives;

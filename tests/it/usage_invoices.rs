@@ -144,6 +144,14 @@ async fn every_price_is_a_line_and_late_usage_is_on_the_next_invoice() {
     assert_eq!([&second["net_total"], &second["total"]], [2975, 3570]);
     world.turn("2026-12-02T00:00:02Z");
     world.billing_run(2, "open").await;
+
+    // Nobody pays, so the subscription ends. What comes then is on an invoice that somebody makes.
+    world.used(usage("acme", "tokens").quantity(25_000).dimension("model", "large").at(&*at("31"))).await;
+    let late = json!({ "org": "acme", "late_usage": true, "finalize": true });
+    let third = world.post("/v1/invoices", late.clone()).await.status(201);
+    assert_eq!(lines(&third.body), ["usage tokens 25000 50"]); // 25,000 x 0.00002
+    assert_eq!(third.pick(["reason", "net_total"]), json!(["late_usage", 50]));
+    world.post("/v1/invoices", late).await.refused(409, "invoice_is_empty");
     world.is_sound();
 }
 

@@ -51,6 +51,7 @@ pub(crate) fn books(database: &Database) {
     database.execute(
         "INSERT INTO rate_cards (rate_card_id, meter_id, version, valid_from, currency, rates, created_at)
          VALUES (1, 1, 1, '2020-01-01', 'eur', '[]', now());
+        UPDATE meters SET currency = 'eur' WHERE meter_id = 1;
         INSERT INTO usage_corrections (org_id, event_key, correction, at, actor, reason)
         SELECT org_id, event_key, 1, now(), 'key:test', 'a test'
         FROM usage_records WHERE event_id = 'c' AND correction = 1",

@@ -115,8 +115,8 @@ pub(crate) async fn update(command: Command, id: web::Path<String>) -> Result<Ht
             let org_id = org.row_id(conn)?;
             orgs::update(conn, org_id, &patch)?;
             let org = orgs::find(conn, org_id, as_of)?;
-            let detail =
-                json!({ "name": patch.name, "time_zone": patch.time_zone, "metadata": patch.metadata });
+            let detail = json!({ "name": patch.name, "time_zone": patch.time_zone, "currency": patch.currency,
+                        "metadata": patch.metadata });
             let audit = AuditEntry { org_id, action: "org.update", target: org.id.clone(), detail };
             Answer::new(StatusCode::OK, &org, audit)
         })

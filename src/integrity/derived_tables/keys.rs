@@ -68,6 +68,18 @@ pub fn unmatched_keys(conn: &mut PgConnection, part: Part, limit: usize) -> Resu
             own = own("r"),
             own_keys = own("k"),
         ),
+        format!(
+            "WITH r AS MATERIALIZED (
+                 SELECT DISTINCT org_id, series_id FROM usage_records r WHERE {own}),
+             s AS MATERIALIZED (
+                 SELECT r.* FROM r LEFT JOIN usage_series s USING (org_id, series_id)
+                 WHERE s.meter_id IS NULL)
+             SELECT format('usage_records %s: records of the series %s, which is not stored, so that no read \
+                 shows them', {org}, s.series_id) AS line
+             FROM (SELECT * FROM s LIMIT {limit}) s",
+            org = org("s"),
+            own = own("r"),
+        ),
     ] {
         let rows: Vec<Line> = diesel::sql_query(sql).load(conn)?;
         lines.extend(rows.into_iter().map(|row| row.line));

@@ -159,6 +159,8 @@ fn periods_of(
     Ok((fees, usage))
 }
 
+/// The reason of an invoice that somebody made to charge late usage.
+pub(crate) const LATE_USAGE: &str = "late_usage";
 /// How many earlier periods of a subscription are looked through for usage that came late.
 const LATE_PERIODS: i32 = 3;
 
@@ -193,6 +195,9 @@ pub(crate) fn load(conn: &mut PgConnection, org: &Arc<OrgContext>, row: &Invoice
     let (fees, own) = periods_of(conn, org.org_id, &row.invoice_id)?;
     let mut usage = match own.first() {
         Some(first) => late_periods(conn, org.org_id, &row.currency, first.period.start)?,
+        None if row.reason == LATE_USAGE => {
+            late_periods(conn, org.org_id, &row.currency, DateTime::<Utc>::MAX_UTC)?
+        }
         None => Vec::new(),
     };
     usage.extend(own);

@@ -16,7 +16,8 @@ use super::figures::LevelEvent;
 use super::{LevelFigures, SET, level_figures, valid_records};
 use crate::billing::directory::OrgContext;
 use crate::error::Error;
-use crate::metering::rates::{self, PriceBy, RateCard, choose};
+use crate::metering::rates::choose::{self, Buyer};
+use crate::metering::rates::{self, PriceBy, RateCard};
 use crate::metering::rating;
 use crate::quantity::{Quantity, Sum};
 
@@ -84,6 +85,9 @@ struct LevelRow {
     key: String,
     #[diesel(sql_type = Text)]
     unit: String,
+    /// Of the meter.
+    #[diesel(sql_type = Nullable<Text>)]
+    currency: Option<String>,
     #[diesel(sql_type = Nullable<Text>)]
     member: Option<String>,
     #[diesel(sql_type = Jsonb)]
@@ -103,7 +107,7 @@ pub fn list(
     limit: i64,
 ) -> Result<Vec<(Position, Level)>, Error> {
     let rows: Vec<LevelRow> = diesel::sql_query(
-        "SELECT m.meter_id, l.series_id, l.subject, m.key, m.unit, s.member, s.dimensions,
+        "SELECT m.meter_id, l.series_id, l.subject, m.key, m.unit, m.currency, s.member, s.dimensions,
              l.set_value + l.changes AS signed
          FROM usage_levels l JOIN usage_series s USING (org_id, series_id) JOIN meters m USING (meter_id)
          WHERE l.org_id = $1 AND ($2 IS NULL OR m.key = $2) AND (l.series_id, l.subject) > ($3, $4)
@@ -128,7 +132,8 @@ pub fn list(
         };
         let dimensions: BTreeMap<String, String> = serde_json::from_value(row.dimensions)
             .map_err(|error| Error::Internal(format!("usage series {}: {error}", row.series_id)))?;
-        let cost = priced(cards, query, &dimensions, (average, peak)).map_err(|()| too_large())?;
+        let cost = priced((cards, row.currency.as_deref()), query, &dimensions, (average, peak));
+        let cost = cost.map_err(|()| too_large())?;
         let level = Level {
             priced: cost.as_ref().map(|priced| Quantity(priced.quantity)),
             currency: cost.as_ref().map(|priced| priced.currency.clone()),
@@ -195,17 +200,18 @@ fn cards_of(conn: &mut PgConnection, meter_id: i32, query: &LevelQuery) -> Resul
     Ok(cards)
 }
 
-/// What a level with this average and peak costs by the card that is valid at the end of the time, and the
-/// currency. `Err`: it is too large to be exact.
+/// What a level with this average and peak costs by the card that is valid at the end of the time, and in
+/// which currency. `currency`: that of the meter. `Err`: it is too large to be exact.
 fn priced(
-    cards: &[RateCard],
+    (cards, currency): (&[RateCard], Option<&str>),
     query: &LevelQuery,
     dimensions: &BTreeMap<String, String>,
     (average, peak): (Decimal, Decimal),
 ) -> Result<Option<Priced>, ()> {
     let dimensions: Vec<(String, String)> = dimensions.clone().into_iter().collect();
     let last = query.to - TimeDelta::microseconds(1);
-    let price = choose::price(cards.iter(), &dimensions, query.org.plan_at(last), last);
+    let buyer = Buyer::new(&query.org, last);
+    let price = choose::price(cards.iter(), &dimensions, (buyer, currency), last);
     let Some((card, Some(rate))) = price else { return Ok(None) };
     let quantity = match query.price_by.or(card.price_by) {
         Some(PriceBy::Peak) => peak,

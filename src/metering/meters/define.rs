@@ -10,6 +10,7 @@ use utoipa::ToSchema;
 
 use super::{Aggregation, Meter, Unpriced, find};
 use crate::error::Error;
+use crate::metering::rates::RateCard;
 use crate::metering::slots;
 use crate::metering::{catalog, rates};
 use crate::schema::{meter_versions, meters};
@@ -118,6 +119,7 @@ pub fn create(conn: &mut PgConnection, new: &NewMeter, now: DateTime<Utc>) -> Re
         value_field: new.value_field.clone(),
         change_field: new.change_field.clone(),
         unit: new.unit.clone(),
+        currency: None,
         dimensions: new.dimensions.clone(),
         allows_negative: new.allows_negative,
         unpriced: new.unpriced,
@@ -243,11 +245,17 @@ fn refuse_when_used(
         let detail = format!("the dimension `{dimension}` is used by {by}: replace that first");
         Err(Error::conflict("dimension_in_use", detail))
     };
-    let cards = rates::of_meter(conn, meter_id)?;
-    let current =
-        cards.iter().filter(|card| card.valid_from <= now).max_by_key(|card| (card.valid_from, card.version));
-    let later = cards.iter().filter(|card| card.valid_from > now);
-    for card in current.into_iter().chain(later) {
+    let mut cards = rates::of_meter(conn, meter_id)?;
+    cards.sort_by(|one, other| one.order().cmp(&other.order()));
+    let mut current: Option<&RateCard> = None;
+    for card in &cards {
+        // Of the cards that began, only the latest one of each owner and currency still prices usage.
+        if card.valid_from <= now {
+            if current.is_some_and(|current| current.is_of_same_list(card)) {
+                continue;
+            }
+            current = Some(card);
+        }
         if card.rates.iter().any(|rate| rate.when.contains_key(dimension)) {
             return in_use(&format!("version {} of its rate cards", card.version));
         }

@@ -5,22 +5,43 @@
 //! 2. The card of the plan that the org had then.
 //! 3. The meter's card.
 //!
+//! An owner may have cards in several currencies. Of its cards that were valid then, those in the currency of
+//! the org count; where there are none, those in the meter's currency; where there are none either, all.
+//! Oracle's charging engine decides alike: the subscriber's currency, else the default one
+//! (Communications Billing and Revenue Management 15.1, "Configuring System Currency").
+//! Nothing is converted, and a cost keeps the currency of the card that was used.
+//!
 //! A negotiated price overrides only the prices that it names, and when it ends the usual ones count again
 //! (<https://github.com/granit-fx/granit-dotnet/issues/1175>, which follows Orb). So when the card of an org
 //! or plan prices one model, the next card prices the other models; and a card without rates ends the own
 //! prices.
 //!
-//! The choice depends on owner, start and version of each card, and on the usage: its dimensions, when it
-//! occurred, and the plan that the org had then ([`OrgContext::plan_at`]).
-//!
-//! [`OrgContext::plan_at`]: crate::billing::directory::OrgContext::plan_at
+//! The choice depends on owner, currency, start and version of each card, on the usage (its dimensions, when
+//! it occurred), and on its [`Buyer`].
 
 use std::cmp::Reverse;
 
 use chrono::{DateTime, Utc};
 
 use super::RateCard;
+use crate::billing::directory::OrgContext;
 use crate::metering::rating;
+
+/// What is known of an org whose usage is priced.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Buyer<'a> {
+    /// The plan that it had when the usage occurred.
+    pub(crate) plan: Option<&'a str>,
+    /// The currency that it has now.
+    pub(crate) currency: Option<&'a str>,
+}
+
+impl<'a> Buyer<'a> {
+    /// The org, as it buys usage that occurred at that time.
+    pub(crate) fn new(org: &'a OrgContext, at: DateTime<Utc>) -> Self {
+        Self { plan: org.plan_at(at), currency: org.currency.as_deref() }
+    }
+}
 
 /// The owner of a card, in the order of precedence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,34 +62,47 @@ impl RateCard {
         }
     }
 
-    /// The order of precedence: by owner, and of one owner the latest card first.
+    /// The order of precedence: by owner, and of one owner and currency the latest card first.
     pub(crate) fn order(&self) -> impl Ord + '_ {
-        (self.owner(), Reverse((self.valid_from, self.version)))
+        (self.owner(), &self.currency, Reverse((self.valid_from, self.version)))
+    }
+
+    /// Whether both are of one owner and in one currency: then the later one replaces the earlier one.
+    pub(crate) fn is_of_same_list(&self, other: &Self) -> bool {
+        self.owner() == other.owner() && self.currency == other.currency
     }
 }
 
 /// The index of the card that prices usage of that time. `cards`: the meter's cards that may price usage of
-/// the org, in the order of precedence, each with whether it has a rate for the usage. `plan`: the plan that
-/// the org had then. When no card has a rate, it is the meter's card of that time, if there is one.
+/// the org, in the order of precedence, each with whether it has a rate for the usage. `meter_currency`: the
+/// currency of the meter. When no card has a rate, it is the meter's card of that time, if there is one.
 pub(crate) fn position<'a>(
     cards: impl Iterator<Item = (&'a RateCard, bool)>,
-    plan: Option<&str>,
+    (buyer, meter_currency): (Buyer<'_>, Option<&str>),
     at: DateTime<Utc>,
 ) -> Option<usize> {
-    let mut last_owner = None;
+    let rank = |card: &RateCard| match Some(card.currency.as_str()) {
+        currency if currency == buyer.currency => 0,
+        currency if currency == meter_currency => 1,
+        _ => 2,
+    };
+    // The best card of the owner at hand: its index, its rank, whether it fits.
+    let mut best: Option<(usize, &RateCard, u8, bool)> = None;
+    let counts = |(_, card, _, fits): &(usize, &RateCard, u8, bool)| *fits || card.owner() == Owner::Meter;
     for (index, (card, fits)) in cards.enumerate() {
-        let owner = card.owner();
-        let has_owner = !matches!(owner, Owner::Plan(of) if Some(of) != plan);
-        // Of one owner, the first card that was valid then counts.
-        if !has_owner || card.valid_from > at || last_owner == Some(owner) {
+        let is_valid =
+            card.valid_from <= at && !matches!(card.owner(), Owner::Plan(plan) if Some(plan) != buyer.plan);
+        if !is_valid {
             continue;
         }
-        last_owner = Some(owner);
-        if fits || owner == Owner::Meter {
-            return Some(index);
+        match &best {
+            // Of one owner and rank, the first card counts.
+            Some((_, other, of_rank, _)) if other.owner() == card.owner() && *of_rank <= rank(card) => {}
+            Some(other) if other.1.owner() != card.owner() && counts(other) => return Some(other.0),
+            _ => best = Some((index, card, rank(card), fits)),
         }
     }
-    None
+    best.filter(counts).map(|(index, ..)| index)
 }
 
 /// The card that prices usage with these dimensions, and the index of its rate; `None` for the rate: the
@@ -76,11 +110,12 @@ pub(crate) fn position<'a>(
 pub(crate) fn price<'a>(
     cards: impl Iterator<Item = &'a RateCard>,
     dimensions: &[(String, String)],
-    plan: Option<&str>,
+    (buyer, meter_currency): (Buyer<'_>, Option<&str>),
     at: DateTime<Utc>,
 ) -> Option<(&'a RateCard, Option<usize>)> {
     let cards: Vec<_> = cards.map(|card| (card, rating::rate_for(card, dimensions))).collect();
-    position(cards.iter().map(|(card, rate)| (*card, rate.is_some())), plan, at).map(|index| cards[index])
+    let fitting = cards.iter().map(|(card, rate)| (*card, rate.is_some()));
+    position(fitting, (buyer, meter_currency), at).map(|index| cards[index])
 }
 
 #[cfg(test)]
@@ -135,11 +170,54 @@ mod tests {
             ("04-15", Some("pro"), &[], Some(2)),
         ] {
             let at = format!("2026-{at}T00:00:00Z").parse().expect("a time");
-            let found =
-                position(cards.iter().map(|card| (card, with_rate.contains(&card.version))), plan, at);
+            let fitting = cards.iter().map(|card| (card, with_rate.contains(&card.version)));
+            let found = position(fitting, (Buyer { plan, currency: None }, Some("usd")), at);
             assert_eq!(found.map(|place| cards[place].version), version, "{at} {plan:?} {with_rate:?}");
         }
         let before = "2025-12-31T00:00:00Z".parse().expect("a time");
-        assert_eq!(position(cards.iter().map(|card| (card, true)), Some("pro"), before), None);
+        let buyer = Buyer { plan: Some("pro"), currency: None };
+        assert_eq!(position(cards.iter().map(|card| (card, true)), (buyer, Some("usd")), before), None);
+    }
+
+    /// The meter has cards in USD (1, and 2 from March), EUR (3) and JPY (4, from February); pro has one in
+    /// GBP (5) and one in JPY (6); the org has one in EUR from April (7), which a EUR card without rates (8)
+    /// ends in June.
+    #[test]
+    fn of_one_owner_the_card_in_the_orgs_currency_counts_then_that_in_the_meters() {
+        let money = |currency: &str, card: RateCard| RateCard { currency: currency.to_owned(), ..card };
+        let mut cards = [
+            card(1, Owner::Meter, "01-01"),
+            card(2, Owner::Meter, "03-01"),
+            money("eur", card(3, Owner::Meter, "01-01")),
+            money("jpy", card(4, Owner::Meter, "02-01")),
+            money("gbp", card(5, Owner::Plan("pro"), "01-01")),
+            money("jpy", card(6, Owner::Plan("pro"), "01-01")),
+            money("eur", card(7, Owner::Org(7), "04-01")),
+            money("eur", card(8, Owner::Org(7), "06-01")),
+        ];
+        cards.sort_by(|one, other| one.order().cmp(&other.order()));
+        for (at, plan, currency, with_rate, version) in [
+            ("01-15", None, None, &[1, 2, 3, 4, 5, 6, 7][..], Some(1)),
+            ("03-15", None, None, &[1, 2, 3, 4, 5, 6, 7], Some(2)),
+            ("03-15", None, Some("eur"), &[1, 2, 3, 4, 5, 6, 7], Some(3)),
+            // No card in that currency, or none yet.
+            ("03-15", None, Some("chf"), &[1, 2, 3, 4, 5, 6, 7], Some(2)),
+            ("01-15", None, Some("jpy"), &[1, 2, 3, 4, 5, 6, 7], Some(1)),
+            ("03-15", None, Some("jpy"), &[1, 2, 3, 4, 5, 6, 7], Some(4)),
+            // The list in the org's currency lacks the price: it is not taken from another currency.
+            ("03-15", None, Some("eur"), &[1, 2, 4, 5, 6, 7], Some(3)),
+            ("03-15", Some("pro"), Some("jpy"), &[1, 2, 3, 4, 5, 6, 7], Some(6)),
+            // The plan has none in EUR and none in USD: its first one, and not the meter's.
+            ("03-15", Some("pro"), Some("eur"), &[1, 2, 3, 4, 5, 6, 7], Some(5)),
+            ("03-15", Some("pro"), Some("eur"), &[1, 2, 3, 4], Some(3)),
+            ("04-15", Some("pro"), Some("gbp"), &[1, 2, 3, 4, 5, 6, 7], Some(7)),
+            ("06-15", Some("pro"), Some("gbp"), &[1, 2, 3, 4, 5, 6, 7], Some(5)),
+        ] {
+            let at = format!("2026-{at}T00:00:00Z").parse().expect("a time");
+            let fitting = cards.iter().map(|card| (card, with_rate.contains(&card.version)));
+            let found = position(fitting, (Buyer { plan, currency }, Some("usd")), at);
+            let found = found.map(|place| cards[place].version);
+            assert_eq!(found, version, "{at} {plan:?} {currency:?} {with_rate:?}");
+        }
     }
 }

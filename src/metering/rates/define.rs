@@ -50,7 +50,8 @@ pub struct NewRateCard {
     /// The figure of a `level` meter that it prices: the average (when left out) or the peak.
     #[serde(default)]
     pub price_by: Option<PriceBy>,
-    /// ISO 4217, lower case, the same as that of the meter's other cards.
+    /// ISO 4217, lower case. The first card of a meter gives the meter its currency. Cards in another
+    /// currency price the usage of orgs with that currency.
     #[schema(pattern = "^[a-z]{3}$")]
     pub currency: String,
     /// The first rate that fits counts; rates with more conditions are put first. Empty: usage has no price
@@ -63,8 +64,7 @@ pub struct NewRateCard {
 ///
 /// # Errors
 /// [`Error::NotFound`] when there is no such meter; [`Error::Invalid`] for a bad field, an unknown plan or an
-/// unknown org; [`Error::Conflict`] when the meter is archived, has no prices, or has cards in another
-/// currency.
+/// unknown org; [`Error::Conflict`] when the meter is archived or has no prices.
 pub fn create(
     conn: &mut PgConnection,
     key: &str,
@@ -78,7 +78,7 @@ pub fn create(
     let valid_from = valid_from(new, now)?;
     let (org_id, org) = owner(conn, new)?;
     let cards = of_meter(conn, meter.meter_id)?;
-    check_currency(&new.currency, &cards)?;
+    money::check_currency("currency", &new.currency)?;
     let rates = check_and_sort(&meter, &new.rates)?;
     let last: Option<i32> =
         rate_cards::table.select(diesel::dsl::max(rate_cards::rate_card_id)).first(conn)?;
@@ -97,6 +97,7 @@ pub fn create(
         created_at: now,
     };
     insert(conn, &card)?;
+    meters::set_currency(conn, meter.meter_id, &card.currency)?;
     Ok(card)
 }
 
@@ -123,18 +124,6 @@ fn check_meter(meter: &Meter, new: &NewRateCard) -> Result<(), Error> {
     {
         let rule = "must be left out: a level burns no battery, as it is not used up";
         return Err(Error::invalid(format!("rates.{n}.battery_units"), rule));
-    }
-    Ok(())
-}
-
-fn check_currency(currency: &str, cards: &[RateCard]) -> Result<(), Error> {
-    money::check_currency("currency", currency)?;
-    if let Some(other) = cards.iter().find(|card| card.currency != *currency) {
-        let detail = format!(
-            "the meter's other rate cards are in {}: a meter's costs are in one currency",
-            other.currency
-        );
-        return Err(Error::conflict("other_currency", detail));
     }
     Ok(())
 }

@@ -70,8 +70,8 @@ pub(crate) fn in_play<'a>(
 ) -> impl Iterator<Item = (usize, Period)> + 'a {
     let before = std::iter::once(None).chain(cards.clone().map(Some));
     cards.zip(before).enumerate().filter_map(move |(index, (card, before))| {
-        // A card ends where the next one of the same owner begins.
-        let next = before.filter(|before| before.owner() == card.owner()).map(|next| next.valid_from);
+        // A card ends where the next one of the same owner and currency begins.
+        let next = before.filter(|before| before.is_of_same_list(card)).map(|next| next.valid_from);
         let period = period_of(card);
         let span = PeriodSpan::new(period);
         let plays = card.valid_from < span.before
@@ -92,9 +92,9 @@ pub(crate) fn in_play_sql(card: &str, period: &str, began: &str) -> String {
     )
 }
 
-/// Every card with the start of the next one of its owner, as SQL.
+/// Every card with the start of the next one of its owner in its currency, as SQL.
 pub(crate) const CARDS: &str = "(SELECT rate_card_id, meter_id, org_id, period, valid_from, version, rates,
-          lead(valid_from) OVER (PARTITION BY meter_id, org_id, plan_id
+          lead(valid_from) OVER (PARTITION BY meter_id, org_id, plan_id, currency
               ORDER BY valid_from, version) AS next_from
       FROM rate_cards)";
 
@@ -105,7 +105,7 @@ pub(crate) fn is_only_card(cards: &[&RateCard], index: usize, period: Period) ->
     let is_replaced = |n: usize| {
         let card = cards[n];
         cards[..n].iter().any(|later| {
-            later.owner() == card.owner()
+            later.is_of_same_list(card)
                 && later.valid_from <= card.valid_from.max(span.from)
                 && later.created_at < span.from
         })

@@ -21,9 +21,9 @@ use crate::metering::catalog::Catalog;
 use crate::metering::meters::{self, Meter};
 use crate::metering::posting::{self, Tiers};
 use crate::metering::resolve::{posting_day, priced};
-use crate::metering::series::{SeriesCache, dimension_pairs};
+use crate::metering::series::{self, SeriesCache, dimension_pairs};
 use crate::metering::unpriced::Pricing;
-use crate::metering::usage::Usage;
+use crate::metering::usage::{Metered, Usage};
 use crate::quantity::Sum;
 use crate::quota::rulebook::RulebookCache;
 
@@ -153,18 +153,21 @@ fn orgs_with_usage(conn: &mut PgConnection, meter: &Meter) -> Result<Vec<i64>, E
 
 fn price_org(
     conn: &mut PgConnection,
-    (catalog, series): (&Catalog, &SeriesCache),
+    (catalog, cache): (&Catalog, &SeriesCache),
     asked: &LatePricing<'_>,
     (meter, org): (&Meter, &Arc<OrgContext>),
     now: DateTime<Utc>,
 ) -> Result<Rated, Error> {
-    let (pairs, more) = find_priceable(conn, (catalog, series), asked, (meter, org), MAX_EVENTS, now)?;
+    let (pairs, more) = find_priceable(conn, (catalog, cache), asked, (meter, org), MAX_EVENTS, now)?;
     let (reversals, mut new): (Vec<Usage>, Vec<Usage>) = pairs.into_iter().unzip();
     let mut rated = Rated { org: Some(org.public_id.to_string()), more, ..Rated::default() };
     (rated.cost, rated.battery_units) = ("0".to_owned(), "0".to_owned());
     if new.is_empty() {
         return Ok(rated);
     }
+    // A price in another currency than the meter's has a series of its own.
+    let priced_series = new.iter().flat_map(|usage| &usage.metered).map(|metered| &metered.series);
+    series::store_within(conn, priced_series)?;
     let all: Vec<&Usage> = reversals.iter().chain(&new).collect();
     posting::lock_rows(conn, org.org_id, &all, Depth::All, now)?;
     let mut tiers = Tiers::raise(conn, &new)?;
@@ -249,13 +252,15 @@ fn replacement(
     now: DateTime<Utc>,
 ) -> Result<Option<Replacement>, Error> {
     let dimensions: Vec<(&str, &str)> = dimension_pairs(&row.dimensions).collect();
-    let series = series.get(catalog, org.org_id, meter, row.member.as_deref(), &dimensions);
-    let metered = priced(series, row.quantity, org, row.occurred_at, None).map_err(|_| super::too_large())?;
+    let unpriced = series.get(catalog, org.org_id, meter, row.member.as_deref(), &dimensions);
+    let metered =
+        priced((catalog, series), Arc::clone(&unpriced), row.quantity, (org, row.occurred_at), None)
+            .map_err(|_| super::too_large())?;
     if metered.card.is_none() {
         return Ok(None);
     }
     let day = posting_day(catalog, org, row.day, now);
-    let mut reversed = metered.clone();
+    let mut reversed = Metered { series: unpriced, ..metered.clone() };
     (reversed.quantity, reversed.cost, reversed.battery_units) = (-row.quantity, Sum::ZERO, Sum::ZERO);
     (reversed.card, reversed.tiered, reversed.pricing) = (None, false, Pricing::from_number(row.pricing));
     let reversal = Usage {

@@ -50,6 +50,8 @@ struct StoredRecord {
     value: Option<String>,
     member: Option<String>,
     dimensions: serde_json::Value,
+    /// Of the series; `None`: the currency of the meter.
+    currency: Option<String>,
 }
 
 impl StoredEvent {
@@ -88,6 +90,7 @@ impl StoredEvent {
                 usage_records::value,
                 usage_series::member,
                 usage_series::dimensions,
+                usage_series::currency,
             ))
             .load(conn)?;
         let last = records.iter().map(|record| record.correction).max();
@@ -150,7 +153,7 @@ impl StoredEvent {
     /// dimensions may have changed, its time has not. `has_cost`: the caller set its cost.
     pub(super) fn put_in_place(
         &self,
-        catalog: &Catalog,
+        (catalog, cache): (&Catalog, &SeriesCache),
         new: &mut Usage,
         has_cost: bool,
     ) -> Result<(), Rejection> {
@@ -164,7 +167,8 @@ impl StoredEvent {
             let card = metered.series.rates.iter().position(|(card, _)| Some(card.rate_card_id) == card_id);
             if card.is_some() {
                 let series = Arc::clone(&metered.series);
-                *metered = priced_by(series, metered.quantity, card, metered.value.take())?;
+                let value = metered.value.take();
+                *metered = priced_by((catalog, cache), series, metered.quantity, card, value)?;
             }
         }
         Ok(())
@@ -203,7 +207,8 @@ fn reversed(
     let broken = |what: &str| Error::Internal(format!("a usage record of meter {}: {what}", record.meter_id));
     let meter = catalog.meters.get(&record.meter_id).ok_or_else(|| broken("no such meter"))?;
     let dimensions: Vec<(&str, &str)> = dimension_pairs(&record.dimensions).collect();
-    let series = series.get(catalog, org_id, meter, record.member.as_deref(), &dimensions);
+    let in_meter_currency = series.get(catalog, org_id, meter, record.member.as_deref(), &dimensions);
+    let series = series.in_currency(catalog, &in_meter_currency, record.currency.as_deref());
     let card =
         record.rate_card_id.and_then(|id| series.rates.iter().position(|(card, _)| card.rate_card_id == id));
     let has_tiers = card.is_some_and(|card| {

@@ -143,9 +143,9 @@ fn charge(conn: &mut PgConnection, org_id: i64, metered: &Metered, period: Perio
         let index = rates.iter().position(|(card, _)| card.rate_card_id == priced.rate_card_id);
         let Some(index) = index else { continue };
         let other = &rates[index].0;
-        // Of one owner the latest card comes first. Cards of several owners alternate as the org's plan and
+        // Of one owner and currency the latest card comes first. Other cards alternate as the org's plan and
         // prices change: usage that occurred before the first usage of this card counts as earlier.
-        let earlier = match (other.owner() == card.owner(), Some(index) > metered.card) {
+        let earlier = match (other.is_of_same_list(card), Some(index) > metered.card) {
             (true, true) => priced.quantity,
             (true, false) => Sum::ZERO,
             (false, _) => priced.quantity_before,

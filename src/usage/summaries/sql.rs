@@ -54,8 +54,11 @@ fn text(query: &SummaryQuery, meters: &[MeterRow], has_position: bool, end: &str
         Some(TimeUnit::Month) => "date_trunc('month', day::timestamp)::date",
     };
     // The columns of the grouping: their names, and how they are read from a series.
-    let mut names: Vec<String> = grouping.member.then(|| "member".to_owned()).into_iter().collect();
+    // The currency always is one of them: costs in several currencies do not add up.
+    let mut names = vec!["currency".to_owned()];
+    names.extend(grouping.member.then(|| "member".to_owned()));
     let mut columns = names.clone();
+    columns[0] = "coalesce(s.currency, m.currency) AS currency".to_owned();
     for n in 1..=grouping.dimensions.len() {
         names.push(format!("d{n}"));
         columns.push(format!("dimensions ->> ($8)[{n}] AS d{n}"));

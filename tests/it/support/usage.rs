@@ -9,7 +9,8 @@ fn card(meter_id: i32, version: i32, since: &str, rates: &Value) -> String {
     format!(
         "INSERT INTO rate_cards
              (rate_card_id, meter_id, version, valid_from, currency, rates, created_at)
-         VALUES ({meter_id} * 100 + {version}, {meter_id}, {version}, '{since}', 'usd', '{rates}', now());"
+         VALUES ({meter_id} * 100 + {version}, {meter_id}, {version}, '{since}', 'usd', '{rates}', now());
+         UPDATE meters SET currency = 'usd' WHERE meter_id = {meter_id};"
     )
 }
 
