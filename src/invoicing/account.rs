@@ -78,6 +78,8 @@ pub(super) struct NewEntry<'a> {
     /// Above 0: the org owes more.
     pub(super) amount: i64,
     pub(super) occurred_at: DateTime<Utc>,
+    /// Public id of the invoice or payment that it takes back, all or in part.
+    pub(super) corrects: Option<&'a str>,
     /// For people.
     pub(super) description: &'a str,
 }
@@ -149,7 +151,7 @@ impl Account {
         let balance = self.balance.checked_add(entry.amount).ok_or_else(|| {
             Error::conflict("balance_too_large", "the balance of this account would be too large")
         })?;
-        let (day, belongs_to) = self.booking_day(conn, seller, entry.occurred_at)?;
+        let (day, belongs_to) = self.booking_day(conn, seller, entry)?;
         self.last_sequence += 1;
         self.balance = balance;
         use account_entries as e;
@@ -170,21 +172,36 @@ impl Account {
         Ok(self.last_sequence)
     }
 
-    /// The day of the books on which something is booked that occurred at `at`, and the closed month that it
-    /// belongs to. A closed month takes no entries: then it is today, and the entry names the month.
+    /// The day of the books on which an entry is booked, and the closed month that it belongs to: in which it
+    /// occurred, or else what it corrects. A closed month takes no entries: what occurred in it is booked
+    /// today.
     fn booking_day(
         &self,
         conn: &mut PgConnection,
         seller: &Seller,
-        at: DateTime<Utc>,
+        entry: &NewEntry<'_>,
     ) -> Result<(NaiveDate, Option<NaiveDate>), Error> {
-        let (own, today) = (seller.day(at), seller.day(self.now));
-        let closed = closings::last_closed(conn, self.org_id)?;
+        let (own, today) = (seller.day(entry.occurred_at), seller.day(self.now));
+        let Some(closed) = closings::last_closed(conn, self.org_id)? else { return Ok((own, None)) };
         let month = |day: NaiveDate| day.with_day(1).unwrap_or(day);
-        match closed {
-            Some(closed) if month(own) <= closed => Ok((today, Some(month(own)))),
-            _ => Ok((own, None)),
+        if month(own) <= closed {
+            return Ok((today, Some(month(own))));
         }
+        let corrected = entry.corrects.map(|document| self.month_of(conn, document)).transpose()?.flatten();
+        Ok((own, corrected.map(month).filter(|corrected| *corrected <= closed)))
+    }
+
+    /// A day of the month that the invoice or payment belongs to.
+    fn month_of(&self, conn: &mut PgConnection, document: &str) -> QueryResult<Option<NaiveDate>> {
+        use account_entries as e;
+        let entry: Option<(NaiveDate, Option<NaiveDate>)> = e::table
+            .filter(e::org_id.eq(self.org_id).and(e::currency.eq(&self.currency)))
+            .filter(e::document_id.eq(document))
+            .filter(e::kind.eq_any([EntryKind::Invoice.name(), EntryKind::Payment.name()]))
+            .select((e::day, e::belongs_to))
+            .first(conn)
+            .optional()?;
+        Ok(entry.map(|(day, belongs_to)| belongs_to.unwrap_or(day)))
     }
 
     /// Lets a credit pay `amount` of a debt; below 0: so much less than before.

@@ -389,6 +389,7 @@ pub fn adjust(
         document: &id,
         amount: body.amount,
         occurred_at: body.at.map_or(now, |at| at.0),
+        corrects: None,
         description: &body.reason,
     };
     let sequence = account.enter(conn, &terms.seller, &entry)?;

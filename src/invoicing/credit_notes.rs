@@ -277,6 +277,7 @@ fn book(
         document: &document.id,
         amount: -document.totals.total,
         occurred_at: now,
+        corrects: Some(&row.invoice_id),
         description: document.number.as_deref().unwrap_or_default(),
     };
     let credit = account.enter(conn, seller, &entry)?;

@@ -135,6 +135,7 @@ fn book(
         document: &document.id,
         amount: document.totals.total,
         occurred_at: now,
+        corrects: None,
         description: document.number.as_deref().unwrap_or_default(),
     };
     account.enter(conn, &terms.seller, &entry)

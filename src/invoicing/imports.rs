@@ -117,6 +117,7 @@ pub fn import(
         document: &id,
         amount: total,
         occurred_at: issued_at,
+        corrects: None,
         description: &body.number,
     };
     account.enter(conn, seller, &entry)?;

@@ -223,6 +223,7 @@ pub fn record(
         document: &id,
         amount: -body.amount,
         occurred_at: paid_at,
+        corrects: None,
         description: &description,
     };
     let credit = account.enter(conn, &terms.seller, &entry)?;

@@ -128,7 +128,13 @@ fn enter(
 ) -> Result<i64, Error> {
     let seller = sellers::find(conn, &row.seller_id)?;
     let description = row.number.clone().unwrap_or_default();
-    let entry =
-        NewEntry { kind, document: &row.invoice_id, amount, occurred_at: now, description: &description };
+    let entry = NewEntry {
+        kind,
+        document: &row.invoice_id,
+        amount,
+        occurred_at: now,
+        corrects: Some(&row.invoice_id),
+        description: &description,
+    };
     account.enter(conn, &seller, &entry)
 }

@@ -101,7 +101,8 @@ pub struct StatementEntry {
     /// Day of the books, in the seller's zone.
     #[diesel(sql_type = Date)]
     pub day: NaiveDate,
-    /// First day of the closed month that it belongs to; null: it belongs to its day.
+    /// First day of the closed month that it belongs to: in which it occurred, or whose invoice or payment it
+    /// corrects. Null: it belongs to its day.
     #[diesel(sql_type = Nullable<Date>)]
     pub belongs_to: Option<NaiveDate>,
     /// What it books.

@@ -132,6 +132,7 @@ pub fn give_back(
         document: &id,
         amount,
         occurred_at: at,
+        corrects: Some(&row.payment_id),
         description: &format!("{} {}: {}", row.processor, row.reference, body.reason),
     };
     let seller = sellers::find(conn, &row.seller_id)?;
