@@ -680,6 +680,7 @@ diesel::table! {
         unpriced -> Text,
         allows_negative -> Bool,
         change_field -> Nullable<Text>,
+        labels -> Array<Nullable<Text>>,
     }
 }
 
@@ -1531,6 +1532,7 @@ diesel::table! {
         own_day -> Nullable<Date>,
         pricing -> Int2,
         billing_start -> Nullable<Timestamptz>,
+        labels -> Nullable<Jsonb>,
     }
 }
 

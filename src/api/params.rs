@@ -50,7 +50,13 @@ impl QueryNames {
 
 /// The one parameter whose name has a free part, `dimension.<name>`, and the paths that take it.
 const OPEN_NAME: &str = "dimension.";
-const PATHS_WITH_OPEN_NAME: [&str; 3] = ["/v1/usage/daily", "/v1/usage/export", "/v1/usage/export/totals"];
+const PATHS_WITH_OPEN_NAME: [&str; 5] = [
+    "/v1/usage/daily",
+    "/v1/usage/records",
+    "/v1/usage/breakdown",
+    "/v1/usage/export",
+    "/v1/usage/export/totals",
+];
 
 /// Refuses a parameter that the operation does not have, and one that is given twice: nobody would notice
 /// that a filter was ignored. Paths outside of `/v1` take any: clients of Stripe, OpenMeter and Lago may add

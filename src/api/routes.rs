@@ -86,6 +86,7 @@ endpoints! {
     usage::reads::list_records,
     usage::reads::show_current,
     usage::reads::list_levels,
+    usage::breakdown::list,
     usage::unpriced::list,
 
     // Quotas

@@ -1,6 +1,7 @@
 //! Usage events, meters, rate cards, reads and corrections.
 
 mod answer;
+pub mod breakdown;
 pub mod correct;
 mod event_body;
 pub mod events;

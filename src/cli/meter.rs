@@ -90,6 +90,9 @@ pub(super) struct CreateArgs {
     /// Fields of `data` kept for grouping, prices and quotas, separated by commas
     #[arg(long, value_delimiter = ',')]
     dimensions: Vec<String>,
+    /// Fields of `data` kept with each usage record, separated by commas; they may have any number of values
+    #[arg(long, value_delimiter = ',')]
+    labels: Vec<String>,
     /// Let keys with the scope usage:price report values below zero
     #[arg(long)]
     allows_negative: bool,
@@ -160,6 +163,7 @@ pub(super) fn run(config: &Config, command: MeterCommand) -> Result<(), Failure>
                 change_field: args.change_field,
                 unit: args.unit,
                 dimensions: args.dimensions,
+                labels: args.labels,
                 allows_negative: args.allows_negative,
                 unpriced: if args.refuse_unpriced { Unpriced::Refuse } else { Unpriced::Record },
             };

@@ -7,7 +7,7 @@ use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Date, Integer, Nullable, Numeric, Text, Timestamptz, Untyped};
 
-use super::periods::Period;
+use super::periods::{Period, UsageTime};
 use super::slots::Slot;
 use rust_decimal::Decimal;
 
@@ -27,18 +27,11 @@ pub struct CounterKey {
 }
 
 impl CounterKey {
-    /// The counter of `slot` for usage of this subject and local day. `billing`: when its billing period
-    /// began.
+    /// The counter of `slot` for usage of this subject and time.
     #[must_use]
-    pub fn new(
-        slot: &Slot,
-        org_id: i64,
-        subject: Option<&str>,
-        day: NaiveDate,
-        billing: Option<DateTime<Utc>>,
-    ) -> Self {
+    pub fn new(slot: &Slot, org_id: i64, subject: Option<&str>, time: UsageTime) -> Self {
         let subject = subject.filter(|_| slot.per_subject).unwrap_or_default().to_owned();
-        Self { org_id, slot_id: slot.slot_id, subject, period: Period::containing(slot.period, day, billing) }
+        Self { org_id, slot_id: slot.slot_id, subject, period: Period::containing(slot.period, time) }
     }
 }
 
@@ -218,7 +211,8 @@ pub fn delete_old(conn: &mut PgConnection, horizon: CounterHorizon) -> Result<us
         "DELETE FROM quota_counters WHERE ctid = ANY (ARRAY (
             SELECT c.ctid FROM quota_counters c JOIN quota_slots s USING (slot_id)
             WHERE c.period < greatest($1, $2) AND c.reserved = 0 AND s.period <> 'always'
-              AND c.period < CASE WHEN s.period = 'billing' THEN $3 WHEN NOT s.per_subject THEN $1
+              AND c.period < CASE WHEN s.period = 'billing' THEN $3 WHEN s.period = 'hour' THEN $2
+                                  WHEN NOT s.per_subject THEN $1
                                   WHEN s.period = 'day' THEN $2 ELSE $2 - 31 END
             LIMIT 5000 FOR UPDATE OF c SKIP LOCKED))",
     )

@@ -26,7 +26,7 @@ pub fn event_key(source: &str, id: &str) -> Uuid {
 }
 
 /// 64 bits of a digest of what is stored of an event: the series that count it (meter, member, dimensions),
-/// the quantity or value of each, its subject, the cost that it sets, and its time, if the caller sent one.
+/// the quantity or value and the labels of each, its subject, the cost that it sets, and its time, if the caller sent one.
 /// So equal values have an equal digest, however they are written, and fields that no meter reads do not
 /// matter.
 ///
@@ -52,6 +52,9 @@ pub(super) fn content_digest(event: &UsageEvent<'_>, metered: &[Metered]) -> i64
     for metered in metered {
         bytes.extend_from_slice(&metered.series.series_id.to_be_bytes());
         bytes.extend_from_slice(&metered.quantity.normalize().serialize());
+    }
+    for labels in metered.iter().filter_map(|metered| metered.labels.as_deref()) {
+        bytes.extend_from_slice(labels.as_bytes());
     }
     if let Some(at) = event.occurred_at {
         bytes.extend_from_slice(&at.timestamp_micros().to_be_bytes());

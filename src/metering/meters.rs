@@ -126,6 +126,9 @@ pub struct Meter {
     pub currency: Option<String>,
     /// Fields of `data` kept for grouping, prices and quotas; sorted.
     pub dimensions: Vec<String>,
+    /// Fields of `data` kept with each usage record, to find it and to break usage down by; sorted. They may
+    /// have any number of values, such as the ids of jobs. No price and no quota depends on them.
+    pub labels: Vec<String>,
     /// Whether a key with the scope `usage:price` may report values below zero. Of every other meter, and
     /// with every other key, a value below zero is refused: it would give back quota and cost that nobody
     /// granted.
@@ -161,6 +164,8 @@ pub struct MeterVersion {
     pub value_field: Option<String>,
     /// Fields of `data` kept for grouping, prices and quotas.
     pub dimensions: Vec<Option<String>>,
+    /// Fields of `data` kept with each usage record.
+    pub labels: Vec<Option<String>>,
     /// Whether a key with the scope `usage:price` could report values below zero.
     pub allows_negative: bool,
     /// Field of `data` that held what a `level` changed by.
@@ -185,7 +190,11 @@ pub struct MeterFilter<'a> {
 /// The columns of a meter, and those of its version.
 type MeterRow = (
     (i32, String, String, String, Option<String>, DateTime<Utc>, Option<DateTime<Utc>>),
-    (i32, String, String, Option<String>, Vec<Option<String>>, bool, String, Option<String>),
+    (
+        (i32, String, String, Option<String>),
+        (Vec<Option<String>>, Vec<Option<String>>),
+        (bool, String, Option<String>),
+    ),
 );
 
 /// Meters in the order of their keys, each at its newest version, at most `limit`.
@@ -200,14 +209,14 @@ pub fn list(conn: &mut PgConnection, filter: MeterFilter<'_>, limit: i64) -> Res
         meters::archived_at,
     );
     let version_columns = (
-        meter_versions::version,
-        meter_versions::name,
-        meter_versions::event_name,
-        meter_versions::value_field,
-        meter_versions::dimensions,
-        meter_versions::allows_negative,
-        meter_versions::unpriced,
-        meter_versions::change_field,
+        (
+            meter_versions::version,
+            meter_versions::name,
+            meter_versions::event_name,
+            meter_versions::value_field,
+        ),
+        (meter_versions::dimensions, meter_versions::labels),
+        (meter_versions::allows_negative, meter_versions::unpriced, meter_versions::change_field),
     );
     let mut query = meters::table
         .inner_join(meter_versions::table.on(meter_versions::meter_id.eq(meters::meter_id)))
@@ -233,15 +242,18 @@ pub fn list(conn: &mut PgConnection, filter: MeterFilter<'_>, limit: i64) -> Res
 fn from_row(
     ((meter_id, key, aggregation, unit, currency, created_at, archived_at), version): MeterRow,
 ) -> Result<Meter, Error> {
-    let (version, name, event_name, value_field, dimensions, allows_negative, unpriced, change_field) =
-        version;
+    let ((version, name, event_name, value_field), (dimensions, labels), further) = version;
+    let (allows_negative, unpriced, change_field) = further;
     let aggregation = Aggregation::parse(&aggregation)
         .ok_or_else(|| Error::Internal(format!("meter {key} has the aggregation {aggregation}")))?;
     let unpriced = Unpriced::parse(&unpriced).ok_or_else(|| {
         Error::Internal(format!("meter {key} has the rule `{unpriced}` for unpriced usage"))
     })?;
-    let mut dimensions: Vec<String> = dimensions.into_iter().flatten().collect();
-    dimensions.sort();
+    let sorted = |names: Vec<Option<String>>| {
+        let mut names: Vec<String> = names.into_iter().flatten().collect();
+        names.sort();
+        names
+    };
     Ok(Meter {
         meter_id,
         key,
@@ -253,7 +265,8 @@ fn from_row(
         change_field,
         unit,
         currency,
-        dimensions,
+        dimensions: sorted(dimensions),
+        labels: sorted(labels),
         allows_negative,
         unpriced,
         created_at,
@@ -316,6 +329,7 @@ pub fn history(conn: &mut PgConnection, key: &str) -> Result<MeterHistory, Error
             meter_versions::event_name,
             meter_versions::value_field,
             meter_versions::dimensions,
+            meter_versions::labels,
             meter_versions::allows_negative,
             meter_versions::change_field,
             meter_versions::created_at,

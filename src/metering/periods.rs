@@ -1,11 +1,12 @@
 //! Periods: which one usage belongs to, and when it begins and ends.
 //!
 //! A period is part of a counter's name. A new period is another counter, so nothing has to happen when a
-//! period ends. The name of a day or month is its first local day, the *label*: after a change of zone the
+//! period ends. The name of a day, week or month is its first local day, the *label*: after a change of zone the
 //! counter of that date goes on, and only its first and last instant move. The name of a billing period is
-//! the instant at which it began, because two may begin on one date; its label is that date in UTC.
+//! the instant at which it began, because two may begin on one date; its label is that date in UTC. So is the
+//! name of an hour.
 
-use chrono::{DateTime, Datelike, Days, Months, NaiveDate, Utc};
+use chrono::{DateTime, Datelike, Days, DurationRound, Months, NaiveDate, TimeDelta, Utc};
 
 use super::slots::PeriodKind;
 use crate::billing::directory::OrgContext;
@@ -19,10 +20,30 @@ const NEVER: DateTime<Utc> = DateTime::from_timestamp(253_402_300_799, 0).expect
 /// Names a period.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Period {
-    /// Its first day: local for a day or month, in UTC for a billing period, [`ALWAYS`] for a level.
+    /// Its first day: local for a day, week or month, in UTC for a billing period or hour, [`ALWAYS`] for a
+    /// level.
     pub label: NaiveDate,
-    /// When a billing period began; `None`: a local day or month, whose beginning depends on the org's zone.
+    /// When a billing period or hour began; `None`: a local day, week or month, whose beginning depends on the
+    /// org's zone.
     pub began: Option<DateTime<Utc>>,
+}
+
+/// When usage occurred, as periods need to know it.
+#[derive(Clone, Copy, Debug)]
+pub struct UsageTime {
+    pub at: DateTime<Utc>,
+    /// The local day of `at`.
+    pub day: NaiveDate,
+    /// When the billing period of `at` began; `None`: there is none.
+    pub billing: Option<DateTime<Utc>>,
+}
+
+impl UsageTime {
+    /// An instant, for an org.
+    #[must_use]
+    pub fn of(org: &OrgContext, at: DateTime<Utc>) -> Self {
+        Self { at, day: org.day(at), billing: org.billing_period(at) }
+    }
 }
 
 /// How many days of the past have counters.
@@ -30,6 +51,7 @@ pub struct Period {
 pub struct CountedDays {
     /// Of orgs, and of all billing periods.
     pub org: u16,
+    /// Of subjects, and of all hours.
     pub subject: u16,
 }
 
@@ -46,34 +68,52 @@ impl CountedDays {
         org: &OrgContext,
         at: DateTime<Utc>,
     ) -> NaiveDate {
-        let by_subject = per_subject && kind != PeriodKind::Billing;
-        let days = if by_subject { self.subject } else { self.org };
+        let is_short = kind == PeriodKind::Hour || per_subject && kind != PeriodKind::Billing;
+        let days = if is_short { self.subject } else { self.org };
         Period::at(kind, org, at.checked_sub_days(Days::new(days.into())).unwrap_or(at)).label
     }
 }
 
-/// `quota_counters.began` of a local day or month.
+/// `quota_counters.began` of a local day, week or month.
 const NO_INSTANT: DateTime<Utc> = DateTime::UNIX_EPOCH;
 
 impl Period {
-    /// The period of usage of this local day. `billing`: when its billing period began, from
-    /// [`OrgContext::billing_period`]; without one the month takes its place.
+    /// The period of usage of this time. Without a billing period the month takes its place.
     #[must_use]
-    pub fn containing(kind: PeriodKind, day: NaiveDate, billing: Option<DateTime<Utc>>) -> Self {
-        let month = || day.with_day(1).unwrap_or(day);
-        match (kind, billing) {
-            (PeriodKind::Always, _) => Self { label: ALWAYS, began: None },
-            (PeriodKind::Day, _) => Self { label: day, began: None },
-            (PeriodKind::Billing, Some(began)) => Self { label: began.date_naive(), began: Some(began) },
-            (PeriodKind::Month | PeriodKind::Billing, _) => Self { label: month(), began: None },
+    pub fn containing(kind: PeriodKind, time: UsageTime) -> Self {
+        let local = |label: NaiveDate| Self { label, began: None };
+        let instant = |began: DateTime<Utc>| Self { label: began.date_naive(), began: Some(began) };
+        let day = time.day;
+        match (kind, time.billing) {
+            (PeriodKind::Always, _) => local(ALWAYS),
+            (PeriodKind::Hour, _) => instant(time.at.duration_trunc(TimeDelta::hours(1)).unwrap_or(time.at)),
+            (PeriodKind::Day, _) => local(day),
+            (PeriodKind::Week, _) => {
+                let days = u64::from(day.weekday().num_days_from_monday());
+                local(day.checked_sub_days(Days::new(days)).unwrap_or(day))
+            }
+            (PeriodKind::Billing, began) => Self::billing(began, day),
+            (PeriodKind::Month, _) => Self::month(day),
         }
+    }
+
+    /// The local month of a day.
+    #[must_use]
+    pub fn month(day: NaiveDate) -> Self {
+        Self { label: day.with_day(1).unwrap_or(day), began: None }
+    }
+
+    /// The billing period that began then; without one the local month of the day.
+    #[must_use]
+    pub fn billing(began: Option<DateTime<Utc>>, day: NaiveDate) -> Self {
+        let period = |began: DateTime<Utc>| Self { label: began.date_naive(), began: Some(began) };
+        began.map_or_else(|| Self::month(day), period)
     }
 
     /// The period of an instant.
     #[must_use]
     pub fn at(kind: PeriodKind, org: &OrgContext, at: DateTime<Utc>) -> Self {
-        let billing = if kind == PeriodKind::Billing { org.billing_period(at) } else { None };
-        Self::containing(kind, org.day(at), billing)
+        Self::containing(kind, UsageTime::of(org, at))
     }
 
     /// The columns `period` and `began`.
@@ -93,11 +133,15 @@ impl Period {
     #[must_use]
     pub fn bounds(self, kind: PeriodKind, org: &OrgContext) -> (DateTime<Utc>, DateTime<Utc>) {
         if let Some(began) = self.began {
+            if kind == PeriodKind::Hour {
+                return (began, began + TimeDelta::hours(1));
+            }
             let end = org.billing_bounds(began).map(|(_, end)| end);
             return (began, end.or_else(|| began.checked_add_months(Months::new(1))).unwrap_or(began));
         }
         let next = match kind {
-            PeriodKind::Day => self.label.checked_add_days(Days::new(1)),
+            PeriodKind::Day | PeriodKind::Hour => self.label.checked_add_days(Days::new(1)),
+            PeriodKind::Week => self.label.checked_add_days(Days::new(7)),
             PeriodKind::Month | PeriodKind::Billing => {
                 self.label.checked_add_months(Months::new(1)).and_then(|next| next.with_day(1))
             }
@@ -162,14 +206,19 @@ mod tests {
     fn labels_are_first_days() {
         let at = |text: &str| text.parse::<DateTime<Utc>>().expect("a time");
         let (late, billing) = (day("2026-02-28"), Some(at("2026-02-11T22:00:00Z")));
+        let hour = Some(at("2026-03-01T01:00:00Z"));
         for (kind, billing, label, began) in [
+            // Of an org west of UTC, where it still is Saturday, the last of February.
+            (PeriodKind::Hour, billing, "2026-03-01", hour),
             (PeriodKind::Day, billing, "2026-02-28", None),
+            (PeriodKind::Week, billing, "2026-02-23", None),
             (PeriodKind::Month, billing, "2026-02-01", None),
             (PeriodKind::Billing, billing, "2026-02-11", billing),
             (PeriodKind::Billing, None, "2026-02-01", None),
             (PeriodKind::Always, billing, "2000-01-01", None),
         ] {
-            let period = Period::containing(kind, late, billing);
+            let time = UsageTime { at: at("2026-03-01T01:59:59.999999Z"), day: late, billing };
+            let period = Period::containing(kind, time);
             assert_eq!(period, Period { label: day(label), began }, "{kind:?}");
             assert_eq!(Period::from_row(period.to_row()), period);
         }

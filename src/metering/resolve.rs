@@ -7,6 +7,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Duration, NaiveDate, SubsecRound, Utc};
 use rust_decimal::Decimal;
 use serde_json::value::RawValue;
+use serde_json::{Map, Value};
 use smallvec::SmallVec;
 
 use super::catalog::Catalog;
@@ -194,7 +195,9 @@ impl Resolver<'_> {
         let dimensions: Vec<(&str, &str)> =
             dimensions.iter().map(|(name, value)| (*name, value.as_ref())).collect();
         let series = self.series.get(self.catalog, org.org_id, meter, event.member.as_deref(), &dimensions);
-        priced((self.catalog, self.series), series, quantity, (org, occurred_at), value).map(Some)
+        let labels = labels(meter, field)?;
+        let metered = priced((self.catalog, self.series), series, quantity, (org, occurred_at), value)?;
+        Ok(Some(Metered { labels, ..metered }))
     }
 
     /// Whether an event sets a level or changes it, and the value.
@@ -262,6 +265,20 @@ impl Resolver<'_> {
     }
 }
 
+/// The labels of a meter that an event has, as the JSON text of an object; `None`: it has none.
+fn labels<'a>(
+    meter: &Meter,
+    field: impl Fn(&str) -> Option<&'a RawValue>,
+) -> Result<Option<Box<str>>, Rejection> {
+    let mut labels = Map::new();
+    for name in &meter.labels {
+        if let Some(text) = field(name).map(|raw| data::text(name, raw)).transpose()?.flatten() {
+            labels.insert(name.clone(), text.into_owned().into());
+        }
+    }
+    Ok(if labels.is_empty() { None } else { Some(Value::Object(labels).to_string().into()) })
+}
+
 /// The local day that usage of `day` is posted to: that day, or today when its month is closed; when the
 /// present month is closed too, the first day after it.
 #[must_use]
@@ -307,6 +324,7 @@ pub fn priced_by(
         tiered: false,
         pricing: Pricing::Card,
         value,
+        labels: None,
         series,
         moves: Decimal::ZERO,
     };

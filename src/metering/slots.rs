@@ -14,8 +14,12 @@ use crate::schema::{quota_slot_orgs, quota_slots};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum PeriodKind {
+    /// An hour by UTC.
+    Hour,
     /// A local day of the org.
     Day,
+    /// Monday to Sunday in the org's zone.
+    Week,
     /// A calendar month in the org's zone.
     Month,
     /// The billing period of the org's subscription; a calendar month while it has none.
@@ -29,7 +33,9 @@ impl PeriodKind {
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
+            Self::Hour => "hour",
             Self::Day => "day",
+            Self::Week => "week",
             Self::Month => "month",
             Self::Billing => "billing",
             Self::Always => "always",
@@ -39,7 +45,8 @@ impl PeriodKind {
     /// The kind with this name.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
-        [Self::Day, Self::Month, Self::Billing, Self::Always].into_iter().find(|kind| kind.name() == name)
+        let all = [Self::Hour, Self::Day, Self::Week, Self::Month, Self::Billing, Self::Always];
+        all.into_iter().find(|kind| kind.name() == name)
     }
 }
 

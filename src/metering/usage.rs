@@ -63,6 +63,8 @@ pub struct Metered {
     pub pricing: Pricing,
     /// The value, for a meter of unique values; for a level meter `set` or `change`.
     pub value: Option<Box<str>>,
+    /// The meter's labels that the event has, as the JSON text of an object, sorted by name.
+    pub labels: Option<Box<str>>,
     /// How much it moves the present level ([`levels`]). Known only when it is written.
     pub moves: Decimal,
 }

@@ -22,6 +22,7 @@ use crate::billing::org_name::OrgRef;
 use crate::error::Error;
 use crate::group_commit::{Session, Work};
 use crate::metering::counters::{Count, CounterKey};
+use crate::metering::periods::UsageTime;
 use crate::metering::slots::{PeriodKind, Slot};
 use crate::panics;
 use crate::quantity::Quantity;
@@ -171,7 +172,7 @@ fn counters(rules: &Rulebook, org: &OrgContext, now: DateTime<Utc>) -> Vec<Count
 }
 
 fn counter(slot: &Slot, org: &OrgContext, now: DateTime<Utc>) -> CounterKey {
-    CounterKey::new(slot, org.org_id, None, org.day(now), org.billing_period(now))
+    CounterKey::new(slot, org.org_id, None, UsageTime::of(org, now))
 }
 
 impl EntitledQuota {

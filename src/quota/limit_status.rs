@@ -17,6 +17,7 @@ use crate::error::Error;
 use crate::metering::catalog::Catalog;
 use crate::metering::counters::{Count, CounterKey, slots_for};
 use crate::metering::meters::{Meter, Unpriced};
+use crate::metering::periods::UsageTime;
 use crate::metering::rating;
 use crate::metering::slots::{PeriodKind, Slot};
 use crate::quantity::{Quantity, Sum};
@@ -197,10 +198,10 @@ pub(super) fn applicable_limits<'a>(
     now: DateTime<Utc>,
 ) -> Vec<ApplicableLimit<'a>> {
     let subject = usage.subject.as_deref();
-    let (day, billing) = (org.day(now), org.billing_period(now));
+    let time = UsageTime::of(org, now);
     slots_for(&rules.catalog, org.org_id, meter_id, &usage.dimensions)
         .map(|slot| ApplicableLimit {
-            key: CounterKey::new(slot, org.org_id, subject, day, billing),
+            key: CounterKey::new(slot, org.org_id, subject, time),
             slot: Arc::clone(slot),
             limit: rules.limits.limit(org, slot.slot_id),
             exempt: rules.limits.is_exempt(org.org_id, slot.slot_id, subject),

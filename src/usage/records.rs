@@ -1,5 +1,6 @@
 //! Lists usage records: newest first, in the order of their primary key, page by page.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use chrono::{DateTime, NaiveDate, Utc};
@@ -39,6 +40,10 @@ pub struct RecordFilter {
     pub member: Option<String>,
     /// Only with this subject.
     pub subject: Option<String>,
+    /// Only with these values of dimensions and labels.
+    #[serde(skip)]
+    #[param(ignore)]
+    pub dimensions: BTreeMap<String, String>,
     /// Only records of the usage event with this id, including voids and amendments.
     pub id: Option<String>,
     /// Who reported the event of that `id`; empty when left out.
@@ -73,6 +78,9 @@ pub struct UsageRecord {
     /// The meter's dimensions that it has.
     #[schema(value_type = std::collections::BTreeMap<String, String>)]
     pub dimensions: Value,
+    /// The meter's labels that it has.
+    #[schema(value_type = std::collections::BTreeMap<String, String>)]
+    pub labels: Value,
     /// A decimal; negative where usage was taken back.
     pub quantity: String,
     /// The value, for a `unique` meter.
@@ -127,6 +135,8 @@ struct RecordRow {
     subject: Option<String>,
     #[diesel(sql_type = Jsonb)]
     dimensions: Value,
+    #[diesel(sql_type = Jsonb)]
+    labels: Value,
     #[diesel(sql_type = Text)]
     quantity: String,
     #[diesel(sql_type = Nullable<Text>)]
@@ -184,6 +194,7 @@ pub fn list(
         .bind::<Nullable<Integer>, _>(after.map(|after| after.2))
         .bind::<Nullable<SmallInt>, _>(after.map(|after| after.3))
         .bind::<Nullable<BigInt>, _>(filter.battery_batch)
+        .bind::<Jsonb, _>(serde_json::json!(filter.dimensions))
         .load(conn)?;
     Ok(rows.into_iter().map(record).collect())
 }
@@ -232,6 +243,11 @@ fn conditions(filter: &RecordFilter, times: &Times, after: Option<&Position>) ->
                 $10, $11)",
         ),
         (filter.battery_batch.is_some(), "r.battery_batch = $12"),
+        (
+            !filter.dimensions.is_empty(),
+            "EXISTS (SELECT FROM usage_series s WHERE s.org_id = $1 AND s.series_id = r.series_id
+                 AND s.dimensions || coalesce(r.labels, '{}') @> $13)",
+        ),
     ] {
         if is_asked {
             let _ = write!(conditions, " AND {condition}");
@@ -245,6 +261,7 @@ fn sql(conditions: &str, limit: i64) -> String {
         "SELECT r.event_id, r.source, r.event_key::text AS event_key, r.meter_id, m.key AS meter,
              r.occurred_at, r.received_at, r.day, r.billing_period,
              s.member, r.subject, coalesce(s.dimensions, '{{}}') AS dimensions,
+             coalesce(r.labels, '{{}}') AS labels,
              trim_scale(r.quantity)::text AS quantity, r.value,
              trim_scale(r.cost)::text AS cost,
              trim_scale(r.battery_units)::text AS battery_units, r.battery_batch,
@@ -294,6 +311,7 @@ fn record(row: RecordRow) -> (Position, UsageRecord) {
         member: row.member,
         subject: row.subject,
         dimensions: row.dimensions,
+        labels: row.labels,
         quantity: row.quantity,
         value: row.value,
         cost: row.cost,

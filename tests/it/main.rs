@@ -53,6 +53,7 @@ mod serving;
 mod subscriptions;
 mod unpriced;
 mod usage;
+mod usage_breakdown;
 mod usage_corrected;
 mod usage_currencies;
 mod usage_invoices;

@@ -212,7 +212,8 @@ fn write_csv(conn: &mut PgConnection, query: &SummaryQuery, out: impl Write) -> 
 
 /// Lists usage records, newest first: what each meter counted of each usage event, and all corrections.
 ///
-/// `id` with `source` shows all records of one usage event.
+/// `id` with `source` shows all records of one usage event. `dimension.<name>=<value>` keeps only records with
+/// that value of a dimension or label.
 #[utoipa::path(
     get, path = "/v1/usage/records", tag = "usage", params(OrgQuery, RecordFilter, PageQuery),
     security(("key" = ["usage:read"])),
@@ -220,7 +221,9 @@ fn write_csv(conn: &mut PgConnection, query: &SummaryQuery, out: impl Write) -> 
 )]
 pub(crate) async fn list_records(mut read: ReadRequest) -> Result<HttpResponse, Error> {
     read.principal.require(Scope::UsageRead)?;
+    let dimensions = read.params.take_prefixed("dimension.");
     let (org, filter): (OrgQuery, RecordFilter) = (read.take()?, read.take()?);
+    let filter = RecordFilter { dimensions, ..filter };
     let page = read.take_page("usage_records")?;
     let (org, directory) = (org.name(&read.principal)?, read.directory());
     read.list_keyed(page, move |conn, page| {

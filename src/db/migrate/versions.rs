@@ -51,6 +51,8 @@ const TEXTS: &[(&str, &str)] = &[
     ("2026-11-28-000200", include_str!("../../../migrations/2026-11-28-000200_finance_columns/up.sql")),
     ("2026-11-28-000300", include_str!("../../../migrations/2026-11-28-000300_month_manifests/up.sql")),
     ("2026-11-28-000400", include_str!("../../../migrations/2026-11-28-000400_usage_currencies/up.sql")),
+    ("2026-11-28-000500", include_str!("../../../migrations/2026-11-28-000500_usage_labels/up.sql")),
+    ("2026-11-28-000600", include_str!("../../../migrations/2026-11-28-000600_short_periods/up.sql")),
 ];
 
 /// A row of `coulomb_migrations`: a migration that the database has.

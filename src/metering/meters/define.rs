@@ -15,7 +15,7 @@ use crate::metering::slots;
 use crate::metering::{catalog, rates};
 use crate::schema::{meter_versions, meters};
 
-/// Dimensions of a meter at most.
+/// Dimensions of a meter at most, and labels.
 const MAX_DIMENSIONS: usize = 10;
 /// Words of `group_by` that are no dimensions.
 const RESERVED: [&str; 4] = ["day", "month", "meter", "member"];
@@ -48,6 +48,10 @@ pub struct NewMeter {
     /// Fields of `data` kept for grouping, prices and quotas, at most 10: letters, digits, `_`, `-`, `.`.
     #[serde(default)]
     pub dimensions: Vec<String>,
+    /// Fields of `data` kept with each usage record, at most 10, with names like those of dimensions. Take
+    /// these for what has many values, such as the id of a job: a dimension makes a series for each value.
+    #[serde(default)]
+    pub labels: Vec<String>,
     /// Whether a key with the scope `usage:price` may report values below zero.
     #[serde(default)]
     pub allows_negative: bool,
@@ -73,9 +77,12 @@ pub struct MeterPatch {
     /// Field of `data` that holds what a `level` changes by.
     #[serde(default)]
     pub change_field: Option<String>,
-    /// All the fields of `data` to keep.
+    /// All the dimensions to keep.
     #[serde(default)]
     pub dimensions: Option<Vec<String>>,
+    /// All the labels to keep.
+    #[serde(default)]
+    pub labels: Option<Vec<String>>,
     /// Whether a key with the scope `usage:price` may report values below zero.
     #[serde(default)]
     pub allows_negative: Option<bool>,
@@ -121,6 +128,7 @@ pub fn create(conn: &mut PgConnection, new: &NewMeter, now: DateTime<Utc>) -> Re
         unit: new.unit.clone(),
         currency: None,
         dimensions: new.dimensions.clone(),
+        labels: new.labels.clone(),
         allows_negative: new.allows_negative,
         unpriced: new.unpriced,
         created_at: now,
@@ -182,15 +190,18 @@ pub fn update(
     new.value_field = patch.value_field.clone().or(new.value_field);
     new.change_field = patch.change_field.clone().or(new.change_field);
     new.dimensions = patch.dimensions.clone().unwrap_or(new.dimensions);
+    new.labels = patch.labels.clone().unwrap_or(new.labels);
     new.allows_negative = patch.allows_negative.unwrap_or(new.allows_negative);
     new.unpriced = patch.unpriced.unwrap_or(new.unpriced);
     check(&new)?;
     new.dimensions.sort();
+    new.labels.sort();
     for removed in old.dimensions.iter().filter(|name| !new.dimensions.contains(name)) {
         refuse_when_used(conn, old.meter_id, removed, now)?;
     }
     let parts = |meter: &Meter| {
-        let fields = (meter.value_field.clone(), meter.change_field.clone(), meter.dimensions.clone());
+        let kept = (meter.dimensions.clone(), meter.labels.clone());
+        let fields = (meter.value_field.clone(), meter.change_field.clone(), kept);
         (meter.name.clone(), meter.event_name.clone(), fields, (meter.allows_negative, meter.unpriced))
     };
     if parts(&old) == parts(&new) {
@@ -216,6 +227,8 @@ pub fn archive(conn: &mut PgConnection, key: &str, now: DateTime<Utc>) -> Result
 fn insert_version(conn: &mut PgConnection, meter: &Meter, now: DateTime<Utc>) -> Result<(), Error> {
     let mut dimensions = meter.dimensions.clone();
     dimensions.sort();
+    let mut labels = meter.labels.clone();
+    labels.sort();
     diesel::insert_into(meter_versions::table)
         .values((
             meter_versions::meter_id.eq(meter.meter_id),
@@ -224,6 +237,7 @@ fn insert_version(conn: &mut PgConnection, meter: &Meter, now: DateTime<Utc>) ->
             meter_versions::event_name.eq(&meter.event_name),
             meter_versions::value_field.eq(&meter.value_field),
             meter_versions::dimensions.eq(dimensions),
+            meter_versions::labels.eq(labels),
             meter_versions::created_at.eq(now),
             meter_versions::allows_negative.eq(meter.allows_negative),
             meter_versions::unpriced.eq(meter.unpriced.name()),
@@ -271,7 +285,12 @@ fn check(meter: &Meter) -> Result<(), Error> {
     text("name", &meter.name, 200)?;
     text("event_name", &meter.event_name, 200)?;
     check_fields(meter)?;
-    check_dimensions(&meter.dimensions)
+    check_names("dimensions", &meter.dimensions)?;
+    check_names("labels", &meter.labels)?;
+    if let Some(both) = meter.labels.iter().find(|label| meter.dimensions.contains(label)) {
+        return Err(Error::invalid("labels", format!("has `{both}`, which is a dimension: leave it out")));
+    }
+    Ok(())
 }
 
 fn check_fields(meter: &Meter) -> Result<(), Error> {
@@ -318,27 +337,24 @@ fn check_fields(meter: &Meter) -> Result<(), Error> {
     }
 }
 
-fn check_dimensions(dimensions: &[String]) -> Result<(), Error> {
-    if dimensions.len() > MAX_DIMENSIONS {
-        return Err(Error::invalid("dimensions", format!("must be at most {MAX_DIMENSIONS}")));
+fn check_names(field: &'static str, names: &[String]) -> Result<(), Error> {
+    if names.len() > MAX_DIMENSIONS {
+        return Err(Error::invalid(field, format!("must be at most {MAX_DIMENSIONS}")));
     }
     let mut seen = HashSet::new();
-    for name in dimensions {
+    for name in names {
         let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
         if name.is_empty() || name.len() > 100 || !name.chars().all(is_allowed) {
-            return Err(Error::invalid(
-                "dimensions",
-                "must each be 1 to 100 letters, digits, `_`, `-` or `.`",
-            ));
+            return Err(Error::invalid(field, "must each be 1 to 100 letters, digits, `_`, `-` or `.`"));
         }
         if RESERVED.contains(&name.as_str()) {
             return Err(Error::invalid(
-                "dimensions",
+                field,
                 format!("must not be `{name}`: usage is grouped by that word anyway"),
             ));
         }
         if !seen.insert(name) {
-            return Err(Error::invalid("dimensions", format!("has `{name}` twice")));
+            return Err(Error::invalid(field, format!("has `{name}` twice")));
         }
     }
     Ok(())

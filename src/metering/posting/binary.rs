@@ -60,6 +60,13 @@ pub(super) fn null(out: &mut Vec<u8>) {
     out.extend_from_slice(&(-1_i32).to_be_bytes());
 }
 
+/// A value of `jsonb`: the version of the format (`jsonb_recv`), then the text.
+pub(super) fn json(out: &mut Vec<u8>, text: &str) {
+    out.extend_from_slice(&i32::try_from(text.len() + 1).expect("a field is short").to_be_bytes());
+    out.push(1);
+    out.extend_from_slice(text.as_bytes());
+}
+
 /// Microseconds since 2000-01-01, PostgreSQL's epoch.
 pub(super) fn micros(at: DateTime<Utc>) -> i64 {
     at.timestamp_micros() - 946_684_800_000_000

@@ -8,13 +8,13 @@ use diesel::prelude::*;
 use diesel::query_builder::AstPass;
 use diesel::sql_types::{BigInt, Bool, Timestamptz, Uuid as SqlUuid};
 
-use super::binary::{self, amount, days, field, micros, null, numeric};
+use super::binary::{self, amount, days, field, json, micros, null, numeric};
 use super::keys::Key;
 use crate::error::Error;
 use crate::metering::usage::{Metered, Usage};
 use crate::schema::usage_records;
 
-const COLUMNS: [&str; 22] = [
+const COLUMNS: [&str; 23] = [
     "org_id",
     "series_id",
     "occurred_at",
@@ -37,6 +37,7 @@ const COLUMNS: [&str; 22] = [
     "billing_start",
     "own_day",
     "pricing",
+    "labels",
 ];
 
 /// The first day of the month (UTC) whose partition holds an instant.
@@ -118,7 +119,7 @@ pub(crate) fn record_exists(
 }
 
 fn row(out: &mut Vec<u8>, usage: &Usage, metered: &Metered, batch: i64) {
-    out.extend_from_slice(&22_i16.to_be_bytes());
+    out.extend_from_slice(&23_i16.to_be_bytes());
     field(out, &usage.org.org_id.to_be_bytes());
     field(out, &metered.series.series_id.to_be_bytes());
     field(out, &micros(usage.occurred_at).to_be_bytes());
@@ -163,4 +164,8 @@ fn row(out: &mut Vec<u8>, usage: &Usage, metered: &Metered, batch: i64) {
         field(out, &days(usage.own_day).to_be_bytes())
     }
     field(out, &(metered.pricing as i16).to_be_bytes());
+    match &metered.labels {
+        Some(labels) => json(out, labels),
+        None => null(out),
+    }
 }

@@ -22,12 +22,12 @@ use crate::quantity::Sum;
 // What was reported, not what corrections made of it.
 statement!(ReadReported -> (
         (BigInt, SqlUuid, Timestamptz, Bool), (Integer, Nullable<Text>, Jsonb, Bool),
-        (Numeric, Numeric, Bool, Nullable<Text>, Nullable<Text>)
+        (Numeric, Numeric, Bool, Nullable<Text>, Nullable<Text>, Nullable<Jsonb>)
     ):
     "SELECT r.org_id, r.event_key, r.occurred_at, r.occurred_at = r.received_at, \
         r.meter_id, s.member, s.dimensions, EXISTS ( \
             SELECT FROM meter_versions v WHERE v.meter_id = r.meter_id AND v.created_at > r.received_at), \
-        r.quantity, r.cost, r.rate_card_id IS NULL, r.subject, r.value \
+        r.quantity, r.cost, r.rate_card_id IS NULL, r.subject, r.value, r.labels \
      FROM unnest(?, ?) AS t (o, e) JOIN usage_keys k ON k.org_id = t.o AND k.event_key = t.e \
      JOIN usage_records r ON r.org_id = k.org_id AND r.occurred_at = k.occurred_at \
         AND r.event_key = k.event_key AND r.correction = 0 \
@@ -36,7 +36,7 @@ statement!(ReadReported -> (
 type ReportedRow = (
     (i64, uuid::Uuid, DateTime<Utc>, bool),
     (i32, Option<String>, Value, bool),
-    (Decimal, Sum, bool, Option<String>, Option<String>),
+    (Decimal, Sum, bool, Option<String>, Option<String>, Option<Value>),
 );
 
 /// A record as it was reported.
@@ -55,6 +55,7 @@ struct ReportedRecord {
     has_no_card: bool,
     subject: Option<String>,
     value: Option<String>,
+    labels: Option<Value>,
 }
 
 /// The events at these indexes of `usage` that repeat what their records say.
@@ -80,7 +81,7 @@ pub(super) fn find_repeats(
         values,
     ) in rows
     {
-        let (quantity, cost, unpriced, subject, value) = values;
+        let (quantity, cost, unpriced, subject, value, labels) = values;
         records.entry((org_id, event_key)).or_default().push(ReportedRecord {
             occurred_at,
             has_arrival_time,
@@ -93,6 +94,7 @@ pub(super) fn find_repeats(
             has_no_card: unpriced,
             subject,
             value,
+            labels,
         });
     }
     let is_repeat = |index: &usize| {
@@ -128,6 +130,13 @@ fn is_same(metered: &Metered, record: &ReportedRecord) -> bool {
         && record.member == metered.series.member
         && same_cost
         && has_same_dimensions(metered, record)
+        && has_same_labels(metered, record)
+}
+
+/// When the meter has changed, its labels may have, too: they decide nothing then.
+fn has_same_labels(metered: &Metered, record: &ReportedRecord) -> bool {
+    let labels: Option<Value> = metered.labels.as_deref().and_then(|text| serde_json::from_str(text).ok());
+    record.is_outdated || labels == record.labels
 }
 
 /// When the meter has changed, only dimensions that both have can be compared.

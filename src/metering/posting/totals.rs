@@ -16,6 +16,7 @@ use crate::error::Error;
 use crate::metering::counters::CounterKey;
 use crate::metering::digest::value_digest;
 use crate::metering::meters::{Aggregation, Meter};
+use crate::metering::periods::UsageTime;
 use crate::metering::usage::{Metered, Usage};
 use crate::quantity::Sum;
 
@@ -186,7 +187,8 @@ pub(crate) fn counted_by(
         let amount = amount(metered);
         metered.series.slots.iter().map(move |slot| {
             let subject = usage.subject.as_deref();
-            let key = CounterKey::new(slot, usage.org.org_id, subject, usage.own_day, usage.billing_period);
+            let time = UsageTime { at: usage.occurred_at, day: usage.own_day, billing: usage.billing_period };
+            let key = CounterKey::new(slot, usage.org.org_id, subject, time);
             (key, amount)
         })
     })

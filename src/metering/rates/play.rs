@@ -9,7 +9,6 @@ use chrono::{DateTime, Days, Months, NaiveDate, NaiveTime, Utc};
 
 use super::{RateCard, TierPeriod};
 use crate::metering::periods::Period;
-use crate::metering::slots::PeriodKind;
 
 /// A local month begins and ends less than this from the month in UTC, in every zone.
 const SLACK_DAYS: u64 = 2;
@@ -46,11 +45,10 @@ impl RateCard {
     /// The period in which its tiers count usage of this local day and billing period. As SQL: [`PERIOD`] and
     /// [`BEGAN`].
     pub(crate) fn period_of(&self, day: NaiveDate, billing: Option<DateTime<Utc>>) -> Period {
-        let kind = match self.period {
-            TierPeriod::Month => PeriodKind::Month,
-            TierPeriod::Billing => PeriodKind::Billing,
-        };
-        Period::containing(kind, day, billing)
+        match self.period {
+            TierPeriod::Month => Period::month(day),
+            TierPeriod::Billing => Period::billing(billing, day),
+        }
     }
 }
 

@@ -84,9 +84,10 @@ impl SlotHistory<'_> {
         Ok(())
     }
 
-    /// Daily summaries have neither subject nor billing period; those are read from the records.
+    /// Daily summaries have neither subject nor billing period nor hour; those are read from the records.
     fn sql(&self) -> String {
-        let from_records = self.definition.per_subject || self.definition.period == PeriodKind::Billing;
+        let lies_in_records = matches!(self.definition.period, PeriodKind::Billing | PeriodKind::Hour);
+        let from_records = self.definition.per_subject || lies_in_records;
         // A quota counts usage to its own day (`own_day`), wherever it was posted.
         let table = if from_records {
             "(SELECT *, coalesce(own_day, day) AS own
@@ -111,13 +112,18 @@ impl SlotHistory<'_> {
         };
         let subject = if self.definition.per_subject { "coalesce(u.subject, '')" } else { "''::text" };
         let label = match self.definition.period {
+            PeriodKind::Hour => "(date_trunc('hour', u.occurred_at, 'UTC') AT TIME ZONE 'UTC')::date",
             PeriodKind::Day => "u.own",
+            PeriodKind::Week => "date_trunc('week', u.own::timestamp)::date",
             PeriodKind::Month => "date_trunc('month', u.own)::date",
             PeriodKind::Billing => "coalesce(u.billing_period, date_trunc('month', u.own)::date)",
             PeriodKind::Always => "k.since",
         };
         let began = match self.definition.period {
-            PeriodKind::Day | PeriodKind::Month | PeriodKind::Always => "timestamptz 'epoch'",
+            PeriodKind::Hour => "date_trunc('hour', u.occurred_at, 'UTC')",
+            PeriodKind::Day | PeriodKind::Week | PeriodKind::Month | PeriodKind::Always => {
+                "timestamptz 'epoch'"
+            }
             PeriodKind::Billing => "coalesce(u.billing_start, 'epoch')",
         };
         let (table, quantity) = match self.definition.period {

@@ -91,6 +91,8 @@ struct UnpricedRecord {
     member: Option<String>,
     #[diesel(sql_type = Jsonb)]
     dimensions: serde_json::Value,
+    #[diesel(sql_type = Nullable<Jsonb>)]
+    labels: Option<serde_json::Value>,
 }
 
 /// Valid records `r` without a price: no rate fitted, there was no card, or, for records of older versions,
@@ -225,7 +227,7 @@ fn read_page(
     let sql = format!(
         "SELECT r.event_key, r.occurred_at, r.day, r.own_day, r.billing_start, r.correction, r.pricing,
              r.quantity,
-             r.event_id, r.source, r.subject, s.member, s.dimensions
+             r.event_id, r.source, r.subject, s.member, s.dimensions, r.labels
          FROM usage_records r JOIN usage_series s ON s.org_id = r.org_id AND s.series_id = r.series_id
          WHERE r.org_id = $1 AND r.meter_id = $2 AND {WITHOUT_PRICE}
            AND (NOT $6 OR (r.occurred_at, r.event_key) > ($7, $8))
@@ -259,6 +261,8 @@ fn replacement(
     if metered.card.is_none() {
         return Ok(None);
     }
+    let labels = row.labels.as_ref().map(|labels| labels.to_string().into());
+    let metered = Metered { labels, ..metered };
     let day = posting_day(catalog, org, row.day, now);
     let mut reversed = Metered { series: unpriced, ..metered.clone() };
     (reversed.quantity, reversed.cost, reversed.battery_units) = (-row.quantity, Sum::ZERO, Sum::ZERO);

@@ -48,6 +48,7 @@ struct StoredRecord {
     battery_units: Sum,
     subject: Option<String>,
     value: Option<String>,
+    labels: Option<serde_json::Value>,
     member: Option<String>,
     dimensions: serde_json::Value,
     /// Of the series; `None`: the currency of the meter.
@@ -88,6 +89,7 @@ impl StoredEvent {
                 usage_records::battery_units,
                 usage_records::subject,
                 usage_records::value,
+                usage_records::labels,
                 usage_series::member,
                 usage_series::dimensions,
                 usage_series::currency,
@@ -167,8 +169,9 @@ impl StoredEvent {
             let card = metered.series.rates.iter().position(|(card, _)| Some(card.rate_card_id) == card_id);
             if card.is_some() {
                 let series = Arc::clone(&metered.series);
-                let value = metered.value.take();
-                *metered = priced_by((catalog, cache), series, metered.quantity, card, value)?;
+                let (value, labels) = (metered.value.take(), metered.labels.take());
+                let priced = priced_by((catalog, cache), series, metered.quantity, card, value)?;
+                *metered = Metered { labels, ..priced };
             }
         }
         Ok(())
@@ -226,6 +229,7 @@ fn reversed(
         tiered: has_tiers,
         pricing: Pricing::from_number(record.pricing),
         value: record.value.as_deref().map(Into::into),
+        labels: record.labels.as_ref().map(|labels| labels.to_string().into()),
         moves: Decimal::ZERO,
         series: Arc::clone(&series),
     })

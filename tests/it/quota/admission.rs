@@ -4,6 +4,7 @@ use chrono::Utc;
 use coulomb::billing::directory::Directory;
 use coulomb::billing::org_name::OrgName;
 use coulomb::metering::counters::{self, CounterKey};
+use coulomb::metering::periods::UsageTime;
 use coulomb::quota::enforce::{Demand, Refusal, enforce};
 use rust_decimal::Decimal;
 
@@ -25,7 +26,9 @@ async fn usage_over_a_refusing_limit_is_not_admitted() {
     let uses = |amount: i64| -> Vec<(CounterKey, Decimal)> {
         let slots = counters::slots_for(&rules.catalog, org.org_id, 1, &[]);
         slots
-            .map(|slot| (CounterKey::new(slot, org.org_id, None, org.day(now), None), Decimal::from(amount)))
+            .map(|slot| {
+                (CounterKey::new(slot, org.org_id, None, UsageTime::of(&org, now)), Decimal::from(amount))
+            })
             .collect()
     };
     let asked =

@@ -130,3 +130,51 @@ async fn a_billing_period_follows_the_subscription() {
     assert!(ends > Utc::now() + chrono::TimeDelta::days(3), "{ends}");
     assert!(ends <= Utc::now() + chrono::TimeDelta::days(4), "{ends}");
 }
+
+/// Hours are by UTC, weeks begin on Monday in the org's zone. 20 November 2026 is a Friday.
+#[tokio::test]
+async fn hours_and_weeks_are_periods_with_counters_of_their_own() {
+    let world = platform().at("2026-11-20T12:10:00Z").start().await;
+    world.patch("/v1/orgs/acme", json!({ "time_zone": "America/New_York" })).await.ok();
+    let used = |quantity: i64, at: &'static str| {
+        usage("acme", "llm").data(json!({ "tokens": quantity, "model": "small" })).at(at)
+    };
+    // Sunday 23:30 in New York, and half an hour into Monday there.
+    for event in [
+        used(1000, "2026-11-16T04:30:00Z"),
+        used(200, "2026-11-16T05:30:00Z"),
+        used(30, "2026-11-20T11:59:59.999999Z"),
+        used(4, "2026-11-20T12:00:00Z"),
+    ] {
+        world.used(event).await;
+    }
+    world.makes_quota(quota(10).period("hour")).await;
+    world.makes_quota(quota(1000).period("week")).await;
+    let shown = async || {
+        let verdict = world.check(check()).await;
+        let quota = |n: usize| {
+            let text = |name: &str| verdict.text(&format!("quotas.{n}.{name}"));
+            format!("{} until {}", text("used"), text("resets_at"))
+        };
+        [quota(0), quota(1)]
+    };
+    assert_eq!(shown().await, ["4 until 2026-11-20T13:00:00Z", "234 until 2026-11-23T05:00:00Z"]);
+    // Late usage counts in its own hour; that of now is refused when the hour is full.
+    world.used(used(50, "2026-11-20T10:15:00Z")).await;
+    world.send(reserve(7)).await.refused(409, "quota_exceeded");
+    let reserved = world.reserved(reserve(6)).await;
+    world.turn("2026-11-20T13:00:00Z");
+    assert_eq!(shown().await, ["0 until 2026-11-20T14:00:00Z", "290 until 2026-11-23T05:00:00Z"]);
+    world.send(crate::support::requests::settle(&reserved)).await.ok();
+    world.turn("2026-11-23T05:00:00Z");
+    let [hour, week] = shown().await;
+    assert_eq!(
+        [hour.as_str(), week.as_str()],
+        ["0 until 2026-11-23T06:00:00Z", "0 until 2026-11-30T05:00:00Z"]
+    );
+    // Rebuilt from the records, every counter is the same.
+    world.is_sound();
+    let counters = world.counters();
+    world.run(&["rebuild", "summaries"]);
+    assert_eq!(world.counters(), counters);
+}

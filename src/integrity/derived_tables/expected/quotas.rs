@@ -95,13 +95,15 @@ fn expected(rules: &CountingRules, part: Part, compared: &ComparedSlots, slots: 
     } else {
         format!("CASE WHEN own >= '{}' THEN subject END", compared.first_by_subject)
     };
+    let has_hours = rules.slots.iter().any(|slot| slot.period == PeriodKind::Hour);
+    let hour = if has_hours { "date_trunc('hour', occurred_at, 'UTC')" } else { "NULL::timestamptz" };
     format!(
         "WITH sums AS MATERIALIZED (
              SELECT org_id, series_id, {subject} AS subject, own AS day,
                  date_trunc('month', own::timestamp)::date AS month, billing_period, billing_start,
-                 sum(quantity) AS quantity
+                 {hour} AS hour, sum(quantity) AS quantity
              FROM {records} r
-             GROUP BY 1, 2, 3, 4, billing_period, billing_start)
+             GROUP BY 1, 2, 3, 4, billing_period, billing_start, 8)
          SELECT org_id, slot_id, subject, period, began, sum(quantity) AS used,
              bool_or(period >= running) AS running
          FROM (
@@ -109,11 +111,14 @@ fn expected(rules: &CountingRules, part: Part, compared: &ComparedSlots, slots: 
                  CASE WHEN q.per_subject THEN coalesce(r.subject, '') ELSE '' END AS subject,
                  k.since, k.running, r.quantity,
                  CASE q.period
+                     WHEN 'hour' THEN (r.hour AT TIME ZONE 'UTC')::date
                      WHEN 'day' THEN r.day
+                     WHEN 'week' THEN date_trunc('week', r.day::timestamp)::date
                      WHEN 'month' THEN r.month
                      ELSE coalesce(r.billing_period, r.month)
                  END AS period,
-                 coalesce(CASE q.period WHEN 'billing' THEN r.billing_start END, 'epoch') AS began
+                 coalesce(CASE q.period WHEN 'billing' THEN r.billing_start WHEN 'hour' THEN r.hour END,
+                     'epoch') AS began
              FROM sums r
              JOIN usage_series s ON s.org_id = r.org_id AND s.series_id = r.series_id
              JOIN quota_slots q ON q.meter_id = s.meter_id AND s.dimensions @> q.filter
