@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use crate::audit::reads::NotedReads;
+use crate::audit::tally::Tallies;
 use crate::auth::keyring::Keyring;
 use crate::battery::upkeep::Allowances;
 use crate::billing::directory::Directory;
@@ -36,6 +38,10 @@ pub struct App {
     /// The daemon's own threads.
     pub threads: Threads,
     pub wake: Arc<Wake>,
+    /// What is counted for the audit log.
+    pub tallies: Tallies,
+    /// Reads that have their entry in the audit log.
+    pub noted_reads: NotedReads,
     /// A cache of API keys, each valid for two seconds.
     pub keyring: Keyring,
     /// A cache of orgs.
@@ -119,6 +125,8 @@ impl App {
             signing_secrets,
             threads,
             wake,
+            tallies: Tallies::default(),
+            noted_reads: NotedReads::default(),
             keyring: Keyring::default(),
             usage,
             usage_memory,

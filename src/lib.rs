@@ -28,6 +28,7 @@ pub mod logging;
 pub mod metering;
 pub mod metrics;
 pub mod money;
+pub mod networks;
 pub mod outbox;
 pub mod page;
 pub mod panics;

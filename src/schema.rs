@@ -53,15 +53,19 @@ diesel::table! {
 }
 
 diesel::table! {
-    audit_log (org_id, audit_id) {
+    audit_log (org_id, at, audit_id) {
         org_id -> Int8,
-        audit_id -> Int8,
         at -> Timestamptz,
+        audit_id -> Int8,
         actor -> Text,
         action -> Text,
         target -> Text,
         detail -> Jsonb,
         request_id -> Nullable<Text>,
+        address -> Nullable<Text>,
+        user_agent -> Nullable<Text>,
+        before -> Nullable<Jsonb>,
+        after -> Nullable<Jsonb>,
     }
 }
 

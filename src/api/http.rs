@@ -2,6 +2,7 @@
 //! and the caller's key.
 
 pub(crate) mod access;
+pub(crate) mod address;
 
 use std::future::{Future, Ready, ready};
 use std::pin::Pin;
@@ -13,8 +14,8 @@ use std::time::{Duration, Instant};
 use actix_web::body::{EitherBody, MessageBody};
 use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
 use actix_web::error::{InternalError, PayloadError};
-use actix_web::http::Method;
 use actix_web::http::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, HeaderName, HeaderValue};
+use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::Next;
 use actix_web::web::{Bytes, BytesMut};
 use actix_web::{FromRequest, HttpMessage, HttpRequest, ResponseError, web};
@@ -22,13 +23,15 @@ use diesel::pg::PgConnection;
 use futures_util::future::Either;
 use futures_util::{Stream, StreamExt};
 use serde::de::DeserializeOwned;
+use serde_json::json;
 use tokio::sync::OnceCell;
 use tracing::Instrument;
 
 use self::access::{LoggedBody, StartedRequest};
 use super::params;
 use crate::app::App;
-use crate::auth::{self, Principal};
+use crate::audit::tally::{Counted, STRANGER};
+use crate::auth::{self, PLATFORM, Principal};
 use crate::connections::Connection;
 use crate::db::Scope as RowScope;
 use crate::error::Error;
@@ -107,12 +110,20 @@ pub async fn observe<B: MessageBody + 'static>(
             app.metrics.count_answer(&*route, status, started.elapsed());
         }
     };
+    let count_refused = |request: &HttpRequest, error: Option<&actix_web::Error>| {
+        if let Some(app) = &app {
+            count_stranger(app, request, error.and_then(|error| error.as_error()));
+        }
+    };
     match result {
         Ok(mut response) => {
             if let Some(header) = header {
                 response.headers_mut().insert(REQUEST_ID, header);
             }
             count(response.status());
+            if response.status() == StatusCode::UNAUTHORIZED {
+                count_refused(response.request(), response.response().error());
+            }
             Ok(started.answered(span, &route, response))
         }
         Err(error) => {
@@ -125,6 +136,20 @@ pub async fn observe<B: MessageBody + 'static>(
             Err(InternalError::from_response(error, response).into())
         }
     }
+}
+
+/// Counts a request without a valid key, by the client's address.
+fn count_stranger(app: &App, request: &HttpRequest, error: Option<&Error>) {
+    app.metrics.auth_failures.inc();
+    let what = Counted {
+        org_id: PLATFORM,
+        actor: STRANGER.to_owned(),
+        action: "auth.fail",
+        target: String::new(),
+        address: address::client(app, request),
+    };
+    let reason = error.map(ToString::to_string);
+    app.tallies.count(what, || json!({ "reason": reason }), app.clock.now());
 }
 
 /// Answers [`Error::ClockJumped`] to every request that writes while the clock is doubted: entries never

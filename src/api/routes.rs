@@ -9,7 +9,9 @@
 //! `/v1/plans/{id}`).
 
 use super::endpoint::endpoints;
-use super::{battery, billing, closings, exports, health, invoicing, keys, plans, quotas, stripe, usage};
+use super::{
+    audit, battery, billing, closings, exports, health, invoicing, keys, plans, quotas, stripe, usage,
+};
 
 endpoints! {
     // Asked most often
@@ -40,6 +42,11 @@ endpoints! {
     keys::list,
     keys::create,
     keys::revoke,
+
+    // Audit log
+    audit::list,
+    audit::export,
+    audit::totals,
 
     // Orgs
     billing::orgs::list,

@@ -94,6 +94,6 @@ pub(super) fn record(
     now: DateTime<Utc>,
 ) -> Result<(), Error> {
     let entry = AuditEntry { org_id: PLATFORM, action, target: target.to_owned(), detail };
-    entry.write(conn, &Author { actor: &actor(), at: now, request_id: None })?;
+    entry.write(conn, &Author { actor: &actor(), at: now, origin: None })?;
     Ok(())
 }

@@ -30,9 +30,19 @@ REVOKE INSERT ON usage_records FROM coulomb_platform;
 GRANT USAGE ON SCHEMA usage_partitions TO coulomb_platform;
 GRANT SELECT, INSERT ON ALL TABLES IN SCHEMA usage_partitions TO coulomb_platform;
 REVOKE INSERT ON usage_partitions.usage_records_default FROM coulomb_platform;
-REVOKE EXECUTE ON FUNCTION make_usage_partition (date), drop_usage_partition (date, boolean) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION make_usage_partition (date), drop_usage_partition (date, boolean)
-    TO coulomb_platform;
+-- The audit log is written through its parent alone.
+DO $$
+DECLARE
+    part regclass;
+BEGIN
+    FOR part IN SELECT inhrelid FROM pg_inherits WHERE inhparent = 'audit_log'::regclass LOOP
+        EXECUTE format('REVOKE ALL ON %s FROM coulomb_platform', part);
+    END LOOP;
+END $$;
+REVOKE EXECUTE ON FUNCTION make_usage_partition (date), drop_usage_partition (date, boolean),
+    make_audit_partition (date), drop_audit_partition (date) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION make_usage_partition (date), drop_usage_partition (date, boolean),
+    make_audit_partition (date), drop_audit_partition (date) TO coulomb_platform;
 REVOKE INSERT, UPDATE, DELETE, TRUNCATE ON __diesel_schema_migrations, coulomb_migrations
     FROM coulomb_platform;
 GRANT SELECT ON ALL TABLES IN SCHEMA coulomb TO coulomb_org;

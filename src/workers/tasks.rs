@@ -8,6 +8,7 @@ use diesel::pg::PgConnection;
 use super::NextTurn;
 use crate::api::commands;
 use crate::app::App;
+use crate::audit;
 use crate::battery::{effects, upkeep};
 use crate::db;
 use crate::error::Error;
@@ -173,15 +174,35 @@ pub(super) fn delete_idempotency_keys(app: &App, conn: &mut PgConnection) -> Res
     Ok(if deleted == 0 { NextTurn::AfterInterval } else { NextTurn::AtOnce })
 }
 
-/// Creates partitions of usage records ahead of time, and retires old ones.
+/// Writes the audit entries of what is only counted.
+pub(super) fn write_tallies(app: &App, conn: &mut PgConnection) -> Result<NextTurn, Error> {
+    app.tallies.write(conn, app.clock.now(), false)?;
+    Ok(NextTurn::AfterInterval)
+}
+
+/// As [`write_tallies`], of the present minute too: the daemon ends.
+pub(super) fn write_all_tallies(app: &App) -> Result<(), Error> {
+    if app.tallies.is_empty() {
+        return Ok(());
+    }
+    app.tallies.write(&mut app.db.connect_worker()?, app.clock.now(), true).map(drop)
+}
+
+/// Creates partitions of usage records and of the audit log ahead of time, and retires old ones.
 pub(super) fn maintain_partitions(app: &App, conn: &mut PgConnection) -> Result<NextTurn, Error> {
     let now = app.clock.now();
     partitions::create_ahead(conn, now, app.config.usage_window_back_days)?;
+    audit::partitions::create_ahead(conn, now)?;
+    let dropped = if may_delete(app) {
+        audit::partitions::drop_oldest(conn, app.config.audit_retention_months, now)?
+    } else {
+        None
+    };
     let retired = if may_delete(app) { partitions::remove_oldest(conn, &app.config, now)? } else { None };
     if retired.is_some() {
         app.partitions.forget();
     }
-    Ok(if retired.is_some() { NextTurn::AtOnce } else { NextTurn::AfterInterval })
+    Ok(if retired.or(dropped).is_some() { NextTurn::AtOnce } else { NextTurn::AfterInterval })
 }
 
 /// Compares some past days with their usage records, and repairs them.

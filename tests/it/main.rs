@@ -7,6 +7,7 @@ mod support;
 
 mod answers;
 mod architecture;
+mod audit;
 mod auth;
 mod battery;
 mod battery_commands;
