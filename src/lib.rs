@@ -24,6 +24,7 @@ pub mod ids;
 pub mod integrity;
 pub mod invoicing;
 pub mod json;
+pub mod limits;
 pub mod logging;
 pub mod metering;
 pub mod metrics;

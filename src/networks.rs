@@ -32,6 +32,16 @@ impl Networks {
     }
 }
 
+/// The network that counts as one client: an IPv4 address, or the /64 of an IPv6 address, which one customer
+/// of a provider has as a whole (RFC 6177).
+#[must_use]
+pub fn client(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => IpAddr::V4(address),
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64))),
+    }
+}
+
 impl std::fmt::Display for Networks {
     fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         to.write_str(&self.text)

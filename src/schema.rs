@@ -49,6 +49,10 @@ diesel::table! {
         created_at -> Timestamptz,
         expires_at -> Nullable<Timestamptz>,
         revoked_at -> Nullable<Timestamptz>,
+        last_used_at -> Nullable<Timestamptz>,
+        replaces -> Nullable<Text>,
+        hint -> Nullable<Text>,
+        requests_per_minute -> Nullable<Int4>,
     }
 }
 
@@ -513,6 +517,14 @@ diesel::table! {
         status -> Nullable<Int2>,
         body -> Nullable<Text>,
         created_at -> Timestamptz,
+    }
+}
+
+diesel::table! {
+    imported_keys (key_sha256) {
+        key_sha256 -> Bytea,
+        org_id -> Int8,
+        key_id -> Text,
     }
 }
 
@@ -1589,6 +1601,7 @@ diesel::allow_tables_to_appear_in_same_query!(
     disputes,
     document_numbers,
     idempotency_keys,
+    imported_keys,
     invoice_items,
     invoice_lines,
     invoice_payments,

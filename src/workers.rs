@@ -75,7 +75,7 @@ const WORKERS: &[Worker] = &[
         turn: tasks::maintain_partitions,
     },
     Worker {
-        name: "audit-tallies",
+        name: "use-writer",
         threads: |_| 1,
         interval: Duration::from_secs(1),
         woken_by_inbox: false,

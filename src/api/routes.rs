@@ -41,6 +41,10 @@ endpoints! {
     // API keys
     keys::list,
     keys::create,
+    keys::import,
+    keys::verify,
+    keys::rotate,
+    keys::update,
     keys::revoke,
 
     // Audit log

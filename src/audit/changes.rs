@@ -49,6 +49,7 @@ const STORED: &[(&str, &str)] = &[
     ("/v1/payment_accounts/{id}", PAYMENT_ACCOUNT),
     ("/v1/keys", KEY),
     ("/v1/keys/{id}", KEY),
+    ("/v1/keys/{id}/rotate", KEY),
     ("/v1/invoices/{id}", INVOICE),
     ("/v1/invoices/{id}/void", INVOICE),
     ("/v1/invoices/{id}/write_off", INVOICE),

@@ -2,7 +2,7 @@
 //! and kind. So strangers cannot fill the log.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 
 use chrono::{DateTime, Utc};
@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::{AuditEntry, Author, Origin};
 use crate::error::Error;
+use crate::networks;
 
 /// Entries of one minute and action at most. What would need more is counted in one entry without address.
 const MAX_ENTRIES: usize = 500;
@@ -48,7 +49,7 @@ impl Tallies {
     pub fn count(&self, what: Counted, detail: impl FnOnce() -> Value, now: DateTime<Utc>) {
         let minute = now.timestamp().div_euclid(60);
         let mut tallies = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut key = (minute, Counted { address: what.address.map(network), ..what });
+        let mut key = (minute, Counted { address: what.address.map(networks::client), ..what });
         if !tallies.contains_key(&key)
             && tallies.keys().filter(|(of, other)| *of == minute && other.action == key.1.action).count()
                 >= MAX_ENTRIES
@@ -123,16 +124,6 @@ impl Tally {
         let origin = Origin { address: what.address, ..Origin::default() };
         entry.write(conn, &Author { actor: &what.actor, at: self.first, origin: Some(&origin) })?;
         Ok(())
-    }
-}
-
-/// The network that counts as one client: an IPv4 address, or the /64 of an IPv6 address, which one customer
-/// of a provider has as a whole (RFC 6177).
-#[must_use]
-pub fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V4(address) => IpAddr::V4(address),
-        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64))),
     }
 }
 

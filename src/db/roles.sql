@@ -18,11 +18,12 @@ GRANT UPDATE (amount_refunded, amount_reversed) ON own_payments TO coulomb_platf
 REVOKE DELETE, TRUNCATE ON accounts, document_numbers FROM coulomb_platform;
 -- Versions never change: a change is a new version.
 REVOKE UPDATE, DELETE, TRUNCATE ON meter_versions, rate_cards, plan_versions FROM coulomb_platform;
--- Orgs, keys and grants are not deleted. Of a key only its end may change, of a grant only what remains of
+-- Orgs, keys and grants are not deleted. Of a key only its end, its use and its limit may change, of a grant only what remains of
 -- it.
+REVOKE UPDATE, TRUNCATE ON imported_keys FROM coulomb_platform;
 REVOKE UPDATE, DELETE, TRUNCATE ON orgs, api_keys, battery_grants FROM coulomb_platform;
 GRANT UPDATE (name, time_zone, metadata) ON orgs TO coulomb_platform;
-GRANT UPDATE (revoked_at) ON api_keys TO coulomb_platform;
+GRANT UPDATE (revoked_at, expires_at, last_used_at, replaces, requests_per_minute) ON api_keys TO coulomb_platform;
 GRANT UPDATE (state, remaining, burned, clawed, lapsed) ON battery_grants TO coulomb_platform;
 -- PostgreSQL refuses COPY into a table under row-level security. So usage is copied into the partitions
 -- themselves, which only the daemon sees.
@@ -51,7 +52,7 @@ REVOKE ALL ON usage_keys, stripe_arrivals, stripe_inbox, stripe_inbox_queue, str
     rating_counters, quota_slot_orgs, usage_months_gone, battery_effects_queue, battery_effects,
         battery_effects_ignored, battery_effects_skipped, battery_effects_waiting,
     document_numbers, issued_numbers, payment_references, sellers, payment_accounts, own_coupons,
-    own_tax_rates, month_manifests, debtor_numbers,
+    own_tax_rates, month_manifests, debtor_numbers, imported_keys,
     coulomb_migrations, __diesel_schema_migrations FROM coulomb_org;
 
 DO $$

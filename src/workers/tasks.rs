@@ -9,6 +9,7 @@ use super::NextTurn;
 use crate::api::commands;
 use crate::app::App;
 use crate::audit;
+use crate::auth::uses;
 use crate::battery::{effects, upkeep};
 use crate::db;
 use crate::error::Error;
@@ -27,6 +28,8 @@ const EFFECTS_BATCH: u32 = 250;
 /// Stripe waits for the answers, and nobody notices a projection that comes some tenths of a second later.
 const PAUSE_PER_TURN: u32 = 15;
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// How long it is remembered in memory when a key was used: longer than until it is written.
+const USES_KEPT: TimeDelta = TimeDelta::minutes(10);
 /// Drafts are made for so long in one turn. Those that are left are made in the next one.
 const LONGEST_DRAFTING: Duration = Duration::from_secs(60);
 /// The longest billing period: three years.
@@ -174,18 +177,27 @@ pub(super) fn delete_idempotency_keys(app: &App, conn: &mut PgConnection) -> Res
     Ok(if deleted == 0 { NextTurn::AfterInterval } else { NextTurn::AtOnce })
 }
 
-/// Writes the audit entries of what is only counted.
+/// Writes the audit entries of what is only counted, and when keys were used.
 pub(super) fn write_tallies(app: &App, conn: &mut PgConnection) -> Result<NextTurn, Error> {
-    app.tallies.write(conn, app.clock.now(), false)?;
+    let now = app.clock.now();
+    app.tallies.write(conn, now, false)?;
+    uses::write(conn, &app.keyring.uses(), now, false)?;
+    app.keyring.forget_unused(now - USES_KEPT);
+    if let Some(addresses) = &app.addresses {
+        addresses.forget_old();
+    }
     Ok(NextTurn::AfterInterval)
 }
 
 /// As [`write_tallies`], of the present minute too: the daemon ends.
 pub(super) fn write_all_tallies(app: &App) -> Result<(), Error> {
-    if app.tallies.is_empty() {
+    let (now, uses) = (app.clock.now(), app.keyring.uses());
+    if app.tallies.is_empty() && uses.is_empty() {
         return Ok(());
     }
-    app.tallies.write(&mut app.db.connect_worker()?, app.clock.now(), true).map(drop)
+    let conn = &mut app.db.connect_worker()?;
+    app.tallies.write(conn, now, true)?;
+    uses::write(conn, &uses, now, true).map(drop)
 }
 
 /// Creates partitions of usage records and of the audit log ahead of time, and retires old ones.

@@ -28,6 +28,8 @@ mod faults;
 mod hostile;
 mod inbox;
 mod invoicing;
+mod keys;
+mod limits;
 mod links;
 mod local_months;
 mod logs;

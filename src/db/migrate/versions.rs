@@ -51,6 +51,7 @@ const TEXTS: &[(&str, &str)] = &[
     ("2026-11-28-000200", include_str!("../../../migrations/2026-11-28-000200_finance_columns/up.sql")),
     ("2026-11-28-000300", include_str!("../../../migrations/2026-11-28-000300_month_manifests/up.sql")),
     ("2026-11-28-001100", include_str!("../../../migrations/2026-11-28-001100_audit_months/up.sql")),
+    ("2026-11-28-001200", include_str!("../../../migrations/2026-11-28-001200_keys/up.sql")),
 ];
 
 /// A row of `coulomb_migrations`: a migration that the database has.
