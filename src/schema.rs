@@ -748,6 +748,11 @@ diesel::table! {
         time_zone -> Text,
         created_at -> Timestamptz,
         metadata -> Jsonb,
+        suspended_at -> Nullable<Timestamptz>,
+        suspension_reason -> Nullable<Text>,
+        suspension_usage -> Nullable<Text>,
+        archived_at -> Nullable<Timestamptz>,
+        erased_at -> Nullable<Timestamptz>,
     }
 }
 

@@ -57,6 +57,10 @@ endpoints! {
     billing::orgs::create,
     billing::orgs::show,
     billing::orgs::update,
+    billing::orgs::suspend,
+    billing::orgs::resume,
+    billing::orgs::archive,
+    billing::orgs::restore,
     billing::orgs::link,
     billing::orgs::unlink,
 

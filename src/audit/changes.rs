@@ -23,6 +23,10 @@ pub struct Change {
 const STORED: &[(&str, &str)] = &[
     ("/v1/orgs", ORG),
     ("/v1/orgs/{id}", ORG),
+    ("/v1/orgs/{id}/suspend", ORG),
+    ("/v1/orgs/{id}/resume", ORG),
+    ("/v1/orgs/{id}/archive", ORG),
+    ("/v1/orgs/{id}/restore", ORG),
     ("/v1/orgs/{id}/billing", PROFILE),
     ("/v1/orgs/{id}/coupons/{code}", ORG_COUPON),
     ("/v1/orgs/{id}/subscription", SUBSCRIPTION),

@@ -22,7 +22,8 @@ REVOKE UPDATE, DELETE, TRUNCATE ON meter_versions, rate_cards, plan_versions FRO
 -- it.
 REVOKE UPDATE, TRUNCATE ON imported_keys FROM coulomb_platform;
 REVOKE UPDATE, DELETE, TRUNCATE ON orgs, api_keys, battery_grants FROM coulomb_platform;
-GRANT UPDATE (name, time_zone, metadata) ON orgs TO coulomb_platform;
+GRANT UPDATE (name, time_zone, metadata, suspended_at, suspension_reason, suspension_usage, archived_at)
+    ON orgs TO coulomb_platform;
 GRANT UPDATE (revoked_at, expires_at, last_used_at, replaces, requests_per_minute) ON api_keys TO coulomb_platform;
 GRANT UPDATE (state, remaining, burned, clawed, lapsed) ON battery_grants TO coulomb_platform;
 -- PostgreSQL refuses COPY into a table under row-level security. So usage is copied into the partitions

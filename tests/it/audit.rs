@@ -152,17 +152,17 @@ async fn an_org_sees_its_own_entries() {
     for row in seen.rows() {
         assert_eq!(row["org"], json!(id), "{row}");
     }
-    assert_eq!(seen.column("action"), json!(["money.list", "org.update", "org.create"]));
+    assert_eq!(seen.column("action"), json!(["money.list", "org.update", "api_key.create", "org.create"]));
     assert_eq!(seen.at("data.1.actor_name"), "a key of the platform");
     assert_eq!(seen.at("data.1.address"), &Value::Null);
     assert_eq!(seen.at("data.0.address"), "127.0.0.1", "of its own key");
     world.by(&own).get("/v1/audit?org=globex").await.names(404, "org");
     let file = world.daemon().request(Method::GET, "/v1/audit/export?format=jsonl", &own).send().await;
     let file = file.expect("an answer").text().await.expect("text");
-    assert_eq!(file.lines().count(), 3, "{file}");
+    assert_eq!(file.lines().count(), 4, "{file}");
     let rows: Vec<Value> = file.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
-    assert_eq!((&rows[1]["action"], &rows[1]["address"]), (&json!("org.update"), &Value::Null));
-    assert_eq!(rows[2]["address"], "127.0.0.1");
+    assert_eq!((&rows[2]["action"], &rows[2]["address"]), (&json!("org.update"), &Value::Null));
+    assert_eq!(rows[3]["address"], "127.0.0.1");
     let usage_only = world.key("usage:read", Some(&id));
     world.by(&usage_only).get("/v1/audit").await.status(403);
 }

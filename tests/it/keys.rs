@@ -242,6 +242,9 @@ async fn keys_of_other_programs_work_as_they_are() {
     let long =
         json!({ "sha256": "11".repeat(32), "hint": "x".repeat(17), "name": "n", "scopes": ["usage:read"] });
     world.post("/v1/keys/import", json!({ "keys": [other, long] })).await.names(400, "keys.1.hint");
+    let lost = json!({ "sha256": "22".repeat(32), "hint": "x", "name": "n", "scopes": ["usage:read"],
+        "org": "nobody" });
+    world.post("/v1/keys/import", json!({ "keys": [lost] })).await.names(404, "keys.0.org");
     assert_eq!(world.number("SELECT count(*) FROM imported_keys"), 1);
     let rotated = world.post(&format!("/v1/keys/{id}/rotate"), json!({ "overlap_s": 0 })).await.status(201);
     assert!(rotated.text("key").starts_with("clb_live_"));

@@ -40,6 +40,7 @@ mod month_ends;
 mod openapi;
 mod org_names;
 mod org_plans;
+mod org_standing;
 mod own_rates;
 mod partitions;
 mod plan_changes;

@@ -43,7 +43,9 @@ impl Operation {
 
 /// Operations whose body has a field `org` with another meaning. A plan's quotas refuse it, as they belong to
 /// no org. Usage rejects each event by itself, see `usage_of_an_unknown_org_is_rejected_and_no_other`.
-const NO_ORG: [&str; 6] = [
+const NO_ORG: [&str; 7] = [
+    // Each digest is taken once: `keys::keys_of_other_programs_work_as_they_are` tests the org.
+    "POST /v1/keys/import",
     // Its table `orgs` has names as keys: `invoicing::file` tests them.
     "POST /v1/invoicing/apply",
     "PUT /v1/plans/{id}",
@@ -71,6 +73,10 @@ fn bodies() -> BTreeMap<&'static str, Value> {
     let amended = json!({ "event_name": "tokens", "data": { "value": 2 } });
     BTreeMap::from([
         ("PATCH /v1/orgs/{id}", json!({})),
+        ("POST /v1/orgs/{id}/suspend", json!({ "reason": "why", "usage": "record" })),
+        ("POST /v1/orgs/{id}/resume", json!({})),
+        ("POST /v1/orgs/{id}/archive", json!({})),
+        ("POST /v1/orgs/{id}/restore", json!({})),
         ("PUT /v1/orgs/{id}/stripe_customers/{customer_id}", json!({})),
         ("DELETE /v1/orgs/{id}/stripe_customers/{customer_id}", json!({})),
         ("POST /v1/orgs/{id}/subscription", json!({ "plan": "pro", "paid": true })),
