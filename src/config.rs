@@ -202,11 +202,11 @@ settings! {
     usage_retention_mode: RetentionMode = "COULOMB_USAGE_RETENTION_MODE", "detach";
     /// Number of past months whose audit entries are kept. 0: they are kept for ever.
     audit_retention_months: u16 = "COULOMB_AUDIT_RETENTION_MONTHS", "0";
-    /// Requests a minute that a key may send to each daemon, where the key has no limit of its own: so many at
-    /// once, then evenly. 0: any number.
+    /// Requests a minute that a key may send to each daemon, where the key has no limit of its own: so many
+    /// at once, then evenly. 0: any number.
     key_requests_per_minute: u32 = "COULOMB_KEY_REQUESTS_PER_MINUTE", "0";
-    /// Requests a minute that an address may send to each daemon, with any keys or none. IPv6 addresses of one
-    /// /64 are one. Webhooks and probes do not count. 0: any number.
+    /// Requests a minute that an address may send to each daemon, with any keys or none. IPv6 addresses of
+    /// one /64 are one. Webhooks and probes do not count. 0: any number.
     address_requests_per_minute: u32 = "COULOMB_ADDRESS_REQUESTS_PER_MINUTE", "0";
     /// Keys that one key may verify in vain in a minute (`POST /v1/keys/verify`); then it waits for the next.
     key_verify_failures: u32 = "COULOMB_KEY_VERIFY_FAILURES", "600";

@@ -17,6 +17,7 @@ pub mod connections;
 pub mod db;
 pub mod documents;
 pub mod dump;
+pub mod erasure;
 pub mod error;
 pub mod export;
 pub mod group_commit;

@@ -732,6 +732,19 @@ diesel::table! {
 }
 
 diesel::table! {
+    org_erasures (org_id) {
+        org_id -> Int8,
+        requested_at -> Timestamptz,
+        customers -> Array<Nullable<Text>>,
+        objects -> Array<Nullable<Text>>,
+        next_inbox_id -> Int8,
+        last_inbox_id -> Int8,
+        events -> Int8,
+        finished_at -> Nullable<Timestamptz>,
+    }
+}
+
+diesel::table! {
     org_refs (ref_) {
         #[sql_name = "ref"]
         ref_ -> Text,
@@ -1320,6 +1333,15 @@ diesel::table! {
 }
 
 diesel::table! {
+    stripe_inbox_erased (inbox_id) {
+        inbox_id -> Int8,
+        org_id -> Int8,
+        erased_at -> Timestamptz,
+        body_sha256 -> Bytea,
+    }
+}
+
+diesel::table! {
     stripe_inbox_queue (inbox_id) {
         inbox_id -> Int8,
         attempts -> Int2,
@@ -1618,6 +1640,7 @@ diesel::allow_tables_to_appear_in_same_query!(
     meters,
     month_manifests,
     org_coupons,
+    org_erasures,
     org_refs,
     orgs,
     outbox_messages,
@@ -1655,6 +1678,7 @@ diesel::allow_tables_to_appear_in_same_query!(
     stripe_arrivals,
     stripe_customer_links,
     stripe_inbox,
+    stripe_inbox_erased,
     stripe_inbox_queue,
     stripe_inbox_redeliveries,
     stripe_objects,

@@ -82,6 +82,13 @@ const WORKERS: &[Worker] = &[
         turn: tasks::write_tallies,
     },
     Worker {
+        name: "eraser",
+        threads: |_| 1,
+        interval: Duration::from_secs(5),
+        woken_by_inbox: false,
+        turn: tasks::erase_orgs,
+    },
+    Worker {
         name: "usage-refresh",
         threads: |_| 1,
         interval: Duration::from_secs(5),

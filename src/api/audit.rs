@@ -9,7 +9,7 @@ use crate::api::exports::download::{respond, respond_totals};
 use crate::api::params;
 use crate::api::reads::ReadRequest;
 use crate::app::App;
-use crate::audit::read::{self, Entry, Filter};
+use crate::audit::read::{self, Filter, LogEntry};
 use crate::auth::{Principal, Scope};
 use crate::billing::org_name::OrgName;
 use crate::error::Error;
@@ -45,7 +45,7 @@ pub struct AuditQuery {
 #[utoipa::path(
     get, path = "/v1/audit", tag = "audit", params(AuditQuery, PageQuery),
     security(("key" = ["billing:read"])),
-    responses((status = 200, description = "A page", body = Page<Entry>), FindErrors)
+    responses((status = 200, description = "A page", body = Page<LogEntry>), FindErrors)
 )]
 pub(crate) async fn list(mut read: ReadRequest) -> Result<HttpResponse, Error> {
     read.principal.require(Scope::BillingRead)?;
@@ -63,7 +63,7 @@ pub(crate) async fn list(mut read: ReadRequest) -> Result<HttpResponse, Error> {
         before: query.before.map(|at| at.0),
         after: page.after.map(|(at, id)| (at.0, id)),
     };
-    let key = |entry: &Entry| {
+    let key = |entry: &LogEntry| {
         let (at, id) = entry.place();
         (Moment(at), id)
     };

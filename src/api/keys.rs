@@ -51,7 +51,7 @@ pub struct KeyBody {
 }
 
 impl KeyBody {
-    /// What to make, and for which org, by `principal`. `at`: where the key is in the body, such as `keys.3.`.
+    /// What to make, and for which org, by `principal`. `at`: where the key is in the body, as `keys.3.`.
     fn check(self, principal: &Principal, at: &str) -> Result<(NewKey, Option<OrgName>), Error> {
         if self.name.trim().is_empty() || self.name.chars().count() > 200 {
             return Err(Error::invalid(format!("{at}name"), "must be 1 to 200 characters, and not blank"));
@@ -213,7 +213,7 @@ pub struct ImportedKeyBody {
 /// Keys that other programs made.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub struct ImportBody {
+pub struct ImportKeysBody {
     /// 1 to 1000 keys; all are taken over, or none.
     #[schema(min_items = 1, max_items = 1000)]
     keys: Vec<ImportedKeyBody>,
@@ -230,12 +230,12 @@ pub struct ImportedKeys {
 /// Bearer …` as they are: 16 to 512 visible ASCII characters that do not begin with `clb_live_`.
 #[utoipa::path(
     post, path = "/v1/keys/import", tag = "keys", security(("key" = ["keys:write"])), params(IdempotencyKey),
-    request_body = ImportBody,
+    request_body = ImportKeysBody,
     responses((status = 201, description = "Their ids", body = ImportedKeys), CommandErrors)
 )]
 pub(crate) async fn import(command: Command) -> Result<HttpResponse, Error> {
     command.principal.require(Scope::KeysWrite)?;
-    let asked: ImportBody = command.read()?;
+    let asked: ImportKeysBody = command.read()?;
     if asked.keys.is_empty() || asked.keys.len() > MOST_IMPORTED {
         return Err(Error::invalid("keys", format!("must have 1 to {MOST_IMPORTED} keys")));
     }

@@ -61,6 +61,8 @@ endpoints! {
     billing::orgs::resume,
     billing::orgs::archive,
     billing::orgs::restore,
+    billing::orgs::erase,
+    billing::orgs::show_erasure,
     billing::orgs::link,
     billing::orgs::unlink,
 

@@ -34,7 +34,7 @@ pub(crate) use actor_name;
 
 /// An entry of the audit log.
 #[derive(Clone, Debug, Serialize, ToSchema, QueryableByName)]
-pub struct Entry {
+pub struct LogEntry {
     /// `aud_…`
     #[diesel(sql_type = Text)]
     pub id: String,
@@ -82,7 +82,7 @@ pub struct Entry {
     audit_id: i64,
 }
 
-impl Entry {
+impl LogEntry {
     /// Its place in the log.
     #[must_use]
     pub fn place(&self) -> (DateTime<Utc>, i64) {
@@ -136,7 +136,7 @@ const SELECT: &str = concat!(
 ///
 /// # Errors
 /// The database fails.
-pub fn list(conn: &mut PgConnection, filter: &Filter, limit: i64) -> Result<Vec<Entry>, Error> {
+pub fn list(conn: &mut PgConnection, filter: &Filter, limit: i64) -> Result<Vec<LogEntry>, Error> {
     let rows = diesel::sql_query(SELECT)
         .bind::<Nullable<BigInt>, _>(filter.own.or(filter.org_id))
         .bind::<Nullable<Text>, _>(&filter.actor)

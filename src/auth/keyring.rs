@@ -1,7 +1,7 @@
 //! A cache of keys that were valid a moment ago, so that few requests ask the database for their key; and
 //! what this daemon knows of each key: when it was used, and its limits.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,6 +17,8 @@ use crate::limits::{Limit, Verdict};
 /// How long a key counts as valid without another look. A key that another replica revokes works here that
 /// much longer.
 pub const BELIEVED_FOR: Duration = Duration::from_secs(2);
+/// A daemon tries once in this time to write when a key was used, in microseconds.
+const WRITTEN_EVERY_MICROS: i64 = 60_000_000;
 /// Keys in the cache at most.
 const CAPACITY: usize = 10_000;
 
@@ -32,6 +34,9 @@ struct CachedKey {
 pub struct KeyState {
     /// When it was used last, in microseconds since 1970; 0: not yet.
     used_micros: AtomicI64,
+    /// The use that is in the database, and when this daemon last tried to write one.
+    written_micros: AtomicI64,
+    tried_micros: AtomicI64,
     /// Requests a minute; 0: any number. Read first, so that a key without a limit takes no lock.
     per_minute: AtomicU32,
     limit: Mutex<Option<Arc<Limit>>>,
@@ -137,14 +142,33 @@ impl Keyring {
         Arc::clone(states.entry((org_id, key_id.to_owned())).or_default())
     }
 
-    /// Every key that was used: org, id, and when it was last.
+    /// The keys whose last use is to be written: org, id, and when it was. A key is tried once a minute, or
+    /// with `all` at once.
     #[must_use]
-    pub fn uses(&self) -> Vec<(i64, String, DateTime<Utc>)> {
+    pub fn uses(&self, now: DateTime<Utc>, all: bool) -> Vec<(i64, String, DateTime<Utc>)> {
         let states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
-        let used = states
-            .iter()
-            .filter_map(|((org_id, id), state)| state.last_used().map(|at| (*org_id, id.clone(), at)));
-        used.collect()
+        let now = now.timestamp_micros();
+        let due = states.iter().filter_map(|((org_id, id), state)| {
+            let at = state.last_used()?;
+            let is_new = at.timestamp_micros() > state.written_micros.load(Ordering::Relaxed);
+            let is_due = all || now - state.tried_micros.load(Ordering::Relaxed) >= WRITTEN_EVERY_MICROS;
+            if !is_new || !is_due {
+                return None;
+            }
+            state.tried_micros.store(now, Ordering::Relaxed);
+            Some((*org_id, id.clone(), at))
+        });
+        due.collect()
+    }
+
+    /// Notes that of these uses those of the keys `ids` are in the database.
+    pub fn written(&self, uses: &[(i64, String, DateTime<Utc>)], ids: &HashSet<String>) {
+        let states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+        for (org_id, id, at) in uses.iter().filter(|(_, id, _)| ids.contains(id)) {
+            if let Some(state) = states.get(&(*org_id, id.clone())) {
+                state.written_micros.store(at.timestamp_micros(), Ordering::Relaxed);
+            }
+        }
     }
 
     /// Forgets what is known of keys that were not used since `before`, unless a request still has it.

@@ -12,6 +12,7 @@ use crate::audit;
 use crate::auth::uses;
 use crate::battery::{effects, upkeep};
 use crate::db;
+use crate::erasure;
 use crate::error::Error;
 use crate::integrity::derived_tables::CountingSettings;
 use crate::invoicing::{reminders, run};
@@ -177,11 +178,21 @@ pub(super) fn delete_idempotency_keys(app: &App, conn: &mut PgConnection) -> Res
     Ok(if deleted == 0 { NextTurn::AfterInterval } else { NextTurn::AtOnce })
 }
 
+/// Takes the personal fields of erased orgs out of Stripe's events.
+pub(super) fn erase_orgs(app: &App, conn: &mut PgConnection) -> Result<NextTurn, Error> {
+    let more = db::run_once(conn, |conn| erasure::step(conn, app.clock.now()))?;
+    if more {
+        app.wake.all();
+    }
+    Ok(if more { NextTurn::AtOnce } else { NextTurn::AfterInterval })
+}
+
 /// Writes the audit entries of what is only counted, and when keys were used.
 pub(super) fn write_tallies(app: &App, conn: &mut PgConnection) -> Result<NextTurn, Error> {
     let now = app.clock.now();
     app.tallies.write(conn, now, false)?;
-    uses::write(conn, &app.keyring.uses(), now, false)?;
+    let used = app.keyring.uses(now, false);
+    app.keyring.written(&used, &uses::write(conn, &used, now, false)?);
     app.keyring.forget_unused(now - USES_KEPT);
     if let Some(addresses) = &app.addresses {
         addresses.forget_old();
@@ -191,7 +202,8 @@ pub(super) fn write_tallies(app: &App, conn: &mut PgConnection) -> Result<NextTu
 
 /// As [`write_tallies`], of the present minute too: the daemon ends.
 pub(super) fn write_all_tallies(app: &App) -> Result<(), Error> {
-    let (now, uses) = (app.clock.now(), app.keyring.uses());
+    let now = app.clock.now();
+    let uses = app.keyring.uses(now, true);
     if app.tallies.is_empty() && uses.is_empty() {
         return Ok(());
     }

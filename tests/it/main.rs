@@ -23,6 +23,7 @@ mod documents;
 mod documents_rendered;
 mod embedded;
 mod entitlements;
+mod erasure;
 mod exports;
 mod faults;
 mod hostile;

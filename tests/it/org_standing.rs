@@ -8,7 +8,8 @@ use crate::support::requests::{check, plan, reserve, settle, subscribe, usage};
 
 #[tokio::test]
 async fn a_suspended_org_uses_nothing_and_reads_everything() {
-    let world = World::new().daemons(2).org("globex").org("acme").meter("tokens").quota(100).start().await;
+    let world =
+        World::new().daemons(2).org("globex").meter("tokens").quota(900).org("acme").quota(100).start().await;
     let key = world.key_of("acme");
     world.used(usage("acme", "tokens").id("before").quantity(5)).await;
     let held = world.reserved(reserve(10).org("acme")).await;

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use diesel::pg::PgConnection;
 use serde::Deserialize;
 use serde_json::json;
-use utoipa::IntoParams;
+use utoipa::{IntoParams, ToSchema};
 
 use crate::api::commands::{Answer, BodilessCommand, Command};
 use crate::api::described::{CommandErrors, FindErrors, IdempotencyKey, ReadErrors};
@@ -18,6 +18,7 @@ use crate::billing::links;
 use crate::billing::org_name::OrgName;
 use crate::billing::orgs::{self, NewOrg, Org, OrgFilter, OrgPatch};
 use crate::billing::standing::{self, Suspension};
+use crate::erasure::{self, Erasure};
 use crate::error::Error;
 use crate::page::{Page, PageQuery};
 use crate::realm::RealmSelector;
@@ -211,6 +212,59 @@ pub(crate) async fn archive(command: BodilessCommand, id: web::Path<String>) -> 
 pub(crate) async fn restore(command: BodilessCommand, id: web::Path<String>) -> Result<HttpResponse, Error> {
     let restore: Change = |conn, org_id, now| standing::archive(conn, org_id, false, now);
     set_standing(command.0, id.into_inner(), "org.restore", restore).await
+}
+
+/// Confirms an erasure.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EraseBody {
+    /// Public id of the org, once more: what is erased never comes back.
+    confirm: String,
+}
+
+/// Erases an org's personal data: names, members, keys, external ids, messages, audit details, and the
+/// personal fields of its Stripe customers and of Stripe's events about them.
+///
+/// Issued invoices, entries and payments stay, as the law asks. The Stripe events follow within minutes
+/// (`GET /v1/orgs/{id}/erasure`). Once more walks through the events that came since. Refused while something
+/// of the org runs that would bring the data back: drafts of invoices, subscriptions.
+#[utoipa::path(
+    post, path = "/v1/orgs/{id}/erase", tag = "orgs",
+    params(("id" = String, Path, description = "Public or external id"), IdempotencyKey),
+    request_body = EraseBody, security(("key" = ["admin"])),
+    responses((status = 202, description = "How the erasure stands", body = Erasure), CommandErrors)
+)]
+pub(crate) async fn erase(command: Command, id: web::Path<String>) -> Result<HttpResponse, Error> {
+    command.principal.require_platform(Scope::Admin)?;
+    let EraseBody { confirm } = command.read()?;
+    let (org, directory) = (OrgName::of_any(id.into_inner(), "id"), command.directory());
+    let erased = command
+        .run_and_wake(move |conn, now| {
+            let org = org.find(&directory, conn)?;
+            let erasure = erasure::erase(conn, (org.org_id, &org.public_id), &confirm, now)?;
+            let target = org.public_id.to_string();
+            let audit = AuditEntry { org_id: org.org_id, action: "org.erase", target, detail: json!({}) };
+            Answer::new(StatusCode::ACCEPTED, &erasure, audit)
+        })
+        .await;
+    command.app.keyring.forget();
+    erased
+}
+
+/// Shows how the erasure of an org stands.
+#[utoipa::path(
+    get, path = "/v1/orgs/{id}/erasure", tag = "orgs",
+    params(("id" = String, Path, description = "Public id")), security(("key" = ["billing:read"])),
+    responses((status = 200, description = "How it stands", body = Erasure), FindErrors)
+)]
+pub(crate) async fn show_erasure(read: ReadRequest, id: web::Path<String>) -> Result<HttpResponse, Error> {
+    read.principal.require_platform(Scope::BillingRead)?;
+    let org = OrgName::of_any(id.into_inner(), "id");
+    read.show(move |conn| {
+        let org_id = org.row_id(conn)?;
+        erasure::find(conn, org_id)
+    })
+    .await
 }
 
 /// Account and mode of the customer: the same id may exist in several accounts and in both modes.

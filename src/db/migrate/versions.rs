@@ -30,6 +30,7 @@ const TEXTS: &[(&str, &str)] = &[
     ("2026-11-21-001300", include_str!("../../../migrations/2026-11-21-001300_effects_skipped/up.sql")),
     ("2026-11-21-001400", include_str!("../../../migrations/2026-11-21-001400_copied_keys/up.sql")),
     ("2026-11-28-001300", include_str!("../../../migrations/2026-11-28-001300_org_standing/up.sql")),
+    ("2026-11-28-001400", include_str!("../../../migrations/2026-11-28-001400_erasure/up.sql")),
     ("2026-11-21-001500", include_str!("../../../migrations/2026-11-21-001500_arrival_errors/up.sql")),
     ("2026-11-21-001600", include_str!("../../../migrations/2026-11-21-001600_records_by_key/up.sql")),
     ("2026-11-21-001800", include_str!("../../../migrations/2026-11-21-001800_own_schema/up.sql")),
