@@ -155,6 +155,7 @@ fn prepare(postgres: &Postgres, orgs: usize) -> String {
         name: "bench".to_owned(),
         scopes: vec![Scope::UsageWrite, Scope::UsageRead, Scope::UsageBackfill],
         expires_at: None,
+        requests_per_minute: None,
     };
     auth::create(&mut conn, &new, chrono::Utc::now()).expect("a key").1
 }

@@ -1,6 +1,7 @@
 //! The HTTP API: routes, handlers, and the API's description. Handlers translate between wire and domain; the
 //! rules are in the domain, which does not know this module.
 
+pub mod audit;
 pub mod battery;
 pub mod billing;
 pub mod closings;

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use crate::audit::reads::NotedReads;
+use crate::audit::tally::Tallies;
 use crate::auth::keyring::Keyring;
 use crate::battery::upkeep::Allowances;
 use crate::billing::directory::Directory;
@@ -10,6 +12,7 @@ use crate::config::Config;
 use crate::db::Db;
 use crate::documents::html::Template;
 use crate::integrity::background::SummaryRepair;
+use crate::limits::AddressLimits;
 use crate::metering::partitions::KnownPartitions;
 use crate::metrics::Metrics;
 use crate::quota::rulebook::RulebookCache;
@@ -36,6 +39,12 @@ pub struct App {
     /// The daemon's own threads.
     pub threads: Threads,
     pub wake: Arc<Wake>,
+    /// What is counted for the audit log.
+    pub tallies: Tallies,
+    /// Reads that have their entry in the audit log.
+    pub noted_reads: NotedReads,
+    /// How many requests each address may send; `None`: any number.
+    pub addresses: Option<AddressLimits>,
     /// A cache of API keys, each valid for two seconds.
     pub keyring: Keyring,
     /// A cache of orgs.
@@ -109,6 +118,7 @@ impl App {
             config.quota_queue as usize,
         );
         let usage = Ingest::start(&db, &quotas.context, &threads, &config);
+        let addresses = AddressLimits::new(config.address_requests_per_minute);
         let exports = Shares::new(usize::from(config.exports));
         Self {
             config,
@@ -119,6 +129,9 @@ impl App {
             signing_secrets,
             threads,
             wake,
+            tallies: Tallies::default(),
+            noted_reads: NotedReads::default(),
+            addresses,
             keyring: Keyring::default(),
             usage,
             usage_memory,

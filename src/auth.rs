@@ -3,8 +3,13 @@
 //! A key reads `clb_live_<id>_<secret><crc>`: a public id, a secret of 190 random bits, and a checksum, which
 //! finds mistyped and truncated keys without asking the database. Only the SHA-256 of the secret is stored.
 
+mod imported;
 pub mod keyring;
+mod rotation;
 mod scope;
+pub mod uses;
+
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use diesel::prelude::*;
@@ -14,6 +19,8 @@ use sha2::{Digest, Sha256};
 use crate::db::Scope as RowScope;
 use crate::error::Error;
 use crate::schema::{api_keys, orgs};
+pub use imported::import;
+pub use rotation::{Rotated, org_of, rotate};
 pub use scope::{Principal, Scope};
 
 /// `org_id` of rows that belong to the platform itself.
@@ -34,6 +41,8 @@ pub struct NewKey {
     pub scopes: Vec<Scope>,
     /// When it stops working; `None`: never.
     pub expires_at: Option<DateTime<Utc>>,
+    /// Requests a minute that it may send; `None`: as the settings say.
+    pub requests_per_minute: Option<i32>,
 }
 
 /// A key as lists show it: everything but the secret.
@@ -47,6 +56,13 @@ pub struct Key {
     pub created_at: DateTime<Utc>,
     pub expires_at: Option<DateTime<Utc>>,
     pub revoked_at: Option<DateTime<Utc>>,
+    /// When it was used last, to the minute.
+    pub last_used_at: Option<DateTime<Utc>>,
+    /// Id of the key that it was made to follow.
+    pub replaces: Option<String>,
+    /// How it begins, if another program made it.
+    pub hint: Option<String>,
+    pub requests_per_minute: Option<i32>,
 }
 
 /// Makes a key and returns its id and its full text, which is never shown again.
@@ -54,16 +70,7 @@ pub struct Key {
 /// # Errors
 /// [`Error::Invalid`] when an org's key asks for `admin`, or a key for no scope.
 pub fn create(conn: &mut PgConnection, new: &NewKey, now: DateTime<Utc>) -> Result<(String, String), Error> {
-    if new.scopes.is_empty() {
-        return Err(Error::invalid("scopes", "must name at least one scope"));
-    }
-    if new.expires_at.is_some_and(|at| at <= now) {
-        return Err(Error::invalid("expires_at", "must lie in the future: the key would never work"));
-    }
-    if new.org_id != PLATFORM && new.scopes.contains(&Scope::Admin) {
-        let rule = "`admin` is for the platform's keys: leave `org` out or drop the scope";
-        return Err(Error::invalid("scopes", rule));
-    }
+    check_new(new, now)?;
     let id = random_text(ID_LEN)?;
     let secret = random_text(SECRET_LEN)?;
     diesel::insert_into(api_keys::table)
@@ -75,11 +82,32 @@ pub fn create(conn: &mut PgConnection, new: &NewKey, now: DateTime<Utc>) -> Resu
             api_keys::scopes.eq(new.scopes.iter().map(|scope| scope.name()).collect::<Vec<_>>()),
             api_keys::created_at.eq(now),
             api_keys::expires_at.eq(new.expires_at),
+            api_keys::requests_per_minute.eq(new.requests_per_minute),
         ))
         .execute(conn)?;
     let text = format!("{PREFIX}{id}_{secret}");
     let crc = checksum(&text);
     Ok((id, text + &crc))
+}
+
+fn check_new(new: &NewKey, now: DateTime<Utc>) -> Result<(), Error> {
+    if new.scopes.is_empty() {
+        return Err(Error::invalid("scopes", "must name at least one scope"));
+    }
+    if new.expires_at.is_some_and(|at| at <= now) {
+        return Err(Error::invalid("expires_at", "must lie in the future: the key would never work"));
+    }
+    if new.org_id != PLATFORM && new.scopes.contains(&Scope::Admin) {
+        let rule = "`admin` is for the platform's keys: leave `org` out or drop the scope";
+        return Err(Error::invalid("scopes", rule));
+    }
+    if new.requests_per_minute.is_some_and(|number| number < 1) {
+        return Err(Error::invalid(
+            "requests_per_minute",
+            "must be at least 1: leave it out for no own limit",
+        ));
+    }
+    Ok(())
 }
 
 /// All keys, newest first; with `org_id` only those of one org.
@@ -94,6 +122,10 @@ pub fn list(conn: &mut PgConnection, org_id: Option<i64>) -> Result<Vec<Key>, Er
             api_keys::created_at,
             api_keys::expires_at,
             api_keys::revoked_at,
+            api_keys::last_used_at,
+            api_keys::replaces,
+            api_keys::hint,
+            api_keys::requests_per_minute,
         ))
         .order((api_keys::created_at.desc(), api_keys::key_id))
         .into_boxed();
@@ -119,6 +151,20 @@ pub fn revoke(conn: &mut PgConnection, key_id: &str, now: DateTime<Utc>) -> Resu
     if changed == 0 { Err(Error::NotFound("API key")) } else { Ok(()) }
 }
 
+/// Sets how many requests a minute a key may send; `None`: as the settings say.
+///
+/// # Errors
+/// [`Error::NotFound`] when there is no such key; [`Error::Invalid`] for a number below 1.
+pub fn set_limit(conn: &mut PgConnection, key_id: &str, per_minute: Option<i32>) -> Result<(), Error> {
+    if per_minute.is_some_and(|number| number < 1) {
+        return Err(Error::invalid("requests_per_minute", "must be at least 1, or null for no own limit"));
+    }
+    let changed = diesel::update(api_keys::table.filter(api_keys::key_id.eq(key_id)))
+        .set(api_keys::requests_per_minute.eq(per_minute))
+        .execute(conn)?;
+    if changed == 0 { Err(Error::NotFound("API key")) } else { Ok(()) }
+}
+
 /// True when no key was ever made: this is the first start. Locks until the transaction ends, so that of two
 /// daemons that start on an empty database only one gets true.
 pub fn none_yet(conn: &mut PgConnection) -> Result<bool, Error> {
@@ -132,63 +178,107 @@ const FIRST_KEY_LOCK: i64 = 2_685_667;
 
 /// Public id and external id of a key's org. Neither ever changes.
 type Names = (String, Option<String>);
-/// A stored key: org, digest of the secret, scopes, expiry, revocation, names of the org.
-type Stored =
-    (i64, Vec<u8>, Vec<Option<String>>, Option<DateTime<Utc>>, Option<DateTime<Utc>>, Option<Names>);
+/// A stored key: org, digest of the secret, scopes, expiry, revocation, limit, names of the org.
+type Stored = (
+    i64,
+    Vec<u8>,
+    Vec<Option<String>>,
+    Option<DateTime<Utc>>,
+    Option<DateTime<Utc>>,
+    Option<i32>,
+    Option<Names>,
+);
+
+/// A valid key.
+#[derive(Clone, Debug)]
+pub struct ValidKey {
+    pub principal: Principal,
+    /// When it stops working; `None`: never.
+    pub expires_at: Option<DateTime<Utc>>,
+    /// Requests a minute that it may send; `None`: as the settings say.
+    pub requests_per_minute: Option<u32>,
+}
 
 const NO_KEY: Error = Error::Unauthorized(
     "this is not a Coulomb API key (clb_live_…), or it was cut off or mistyped: copy it again",
 );
+
+const REVOKED: &str = "this API key was revoked";
+const EXPIRED: &str = "this API key has expired";
+
+/// Why a key is not valid, in a word, of what [`Error::Unauthorized`] says.
+#[must_use]
+pub fn why_invalid(told: &str) -> &'static str {
+    match told {
+        REVOKED => "revoked",
+        EXPIRED => "expired",
+        _ => "unknown",
+    }
+}
+
+const UNKNOWN_KEY: Error = Error::Unauthorized("this API key is not known here");
 
 /// Checks the form and the checksum of a key, without the database.
 ///
 /// # Errors
 /// [`Error::Unauthorized`] when it cannot be a key.
 pub fn check_form(text: &str) -> Result<(), Error> {
-    split(text).map(drop).ok_or(NO_KEY)
+    if split(text).is_some() || (!text.starts_with(PREFIX) && imported::has_form(text)) {
+        Ok(())
+    } else {
+        Err(NO_KEY)
+    }
 }
 
-/// Finds whose key this is, and when it expires.
+/// Finds whose key this is.
 ///
 /// # Errors
 /// [`Error::Unauthorized`] says whether the text is no key, unknown, expired or revoked.
-pub fn authenticate(
-    conn: &mut PgConnection,
-    text: &str,
-    now: DateTime<Utc>,
-) -> Result<(Principal, Option<DateTime<Utc>>), Error> {
-    let (id, secret) = split(text).ok_or(NO_KEY)?;
+pub fn authenticate(conn: &mut PgConnection, text: &str, now: DateTime<Utc>) -> Result<ValidKey, Error> {
+    check_form(text)?;
+    let (id, digest) = match split(text) {
+        Some((id, secret)) => (id.to_owned(), Sha256::digest(secret)),
+        None => {
+            let digest = Sha256::digest(text);
+            (imported::find(conn, &digest)?.ok_or(UNKNOWN_KEY)?, digest)
+        }
+    };
     let rows: Vec<Stored> = api_keys::table
         .left_join(orgs::table.on(orgs::org_id.eq(api_keys::org_id)))
-        .filter(api_keys::key_id.eq(id))
+        .filter(api_keys::key_id.eq(&id))
         .select((
             api_keys::org_id,
             api_keys::secret_sha256,
             api_keys::scopes,
             api_keys::expires_at,
             api_keys::revoked_at,
+            api_keys::requests_per_minute,
             (orgs::public_id, orgs::external_id).nullable(),
         ))
         .load(conn)?;
-    let digest = Sha256::digest(secret);
-    // Compares digests, not secrets, so the timing reveals nothing useful.
-    let Some((org_id, _, scopes, expires_at, revoked_at, org)) =
-        rows.into_iter().find(|(_, stored, ..)| stored.as_slice() == digest.as_slice())
-    else {
-        return Err(Error::Unauthorized("this API key is not known here"));
+    let found = rows.into_iter().find(|(_, stored, ..)| is_same(stored, &digest));
+    let Some((org_id, _, scopes, expires_at, revoked_at, per_minute, org)) = found else {
+        return Err(UNKNOWN_KEY);
     };
     if revoked_at.is_some() {
-        return Err(Error::Unauthorized("this API key was revoked"));
+        return Err(Error::Unauthorized(REVOKED));
     }
     if expires_at.is_some_and(|at| at <= now) {
-        return Err(Error::Unauthorized("this API key has expired"));
+        return Err(Error::Unauthorized(EXPIRED));
     }
     let scopes = scopes.iter().flatten().filter_map(|name| Scope::parse(name)).collect();
     let rows = if org_id == PLATFORM { RowScope::Platform } else { RowScope::Org(org_id) };
     let (org, external_id) = org.unzip();
-    let principal =
-        Principal { key_id: id.to_owned(), rows, org, external_id: external_id.flatten(), scopes };
-    Ok((principal, expires_at))
+    let (external_id, state) = (external_id.flatten(), Arc::default());
+    let principal = Principal { key_id: id, rows, org, external_id, scopes, state };
+    let requests_per_minute = per_minute.and_then(|number| u32::try_from(number).ok());
+    Ok(ValidKey { principal, expires_at, requests_per_minute })
+}
+
+/// Compares two digests in a time that does not depend on where they differ.
+fn is_same(stored: &[u8], digest: &[u8]) -> bool {
+    let difference = stored.iter().zip(digest).fold(0, |all, (one, other)| all | (one ^ other));
+    stored.len() == digest.len() && std::hint::black_box(difference) == 0
 }
 
 /// Id and secret of a well-formed key.

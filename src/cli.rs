@@ -1,6 +1,7 @@
 //! The command line: one subcommand, one function.
 
 mod ask;
+mod audit;
 mod battery;
 mod close;
 mod doctor;
@@ -85,6 +86,8 @@ enum Command {
         #[arg(long, value_name = "DATABASE", requires = "revert")]
         destroy_data_of: Option<String>,
     },
+    /// List entries of the audit log, newest first, as JSON lines
+    Audit(audit::AuditArgs),
     /// Make, list and revoke API keys
     #[command(subcommand)]
     Key(keys::KeyCommand),
@@ -122,7 +125,7 @@ enum Command {
     /// Rebuild derived state from its inputs
     #[command(subcommand)]
     Rebuild(rebuild::RebuildCommand),
-    /// Write invoices, their lines, payments or refunds, or entries of batteries to a file for finance
+    /// Write invoices, their lines, payments or refunds, entries of batteries or of the audit log to a file
     #[command(subcommand)]
     Export(export::ExportCommand),
     /// Close a month for usage and money, and make its signed manifest
@@ -212,6 +215,7 @@ fn run(command: Command, config: &Config) -> Result<ExitCode, Failure> {
         Command::Migrate { plan, revert, destroy_data_of } => {
             migrate(config, plan, revert, destroy_data_of.as_deref())?;
         }
+        Command::Audit(args) => audit::run(config, args)?,
         Command::Key(command) => keys::run(config, command)?,
         Command::Meter(command) => meter::run(config, command)?,
         Command::Plans(command) => plans::run(config, command)?,

@@ -24,6 +24,7 @@ use self::sources::SettingSource;
 pub use self::sources::{FileSetting, FileSettings};
 use self::value::SettingValue;
 pub use self::value::{LogFormat, Proration, RetentionMode, StripeMode};
+use crate::networks::Networks;
 use crate::realm::ActingRealms;
 
 /// A setting that is wrong, as one sentence that names it.
@@ -199,6 +200,19 @@ settings! {
     /// usage_partitions. `drop`: they and their keys are deleted as soon as every org with usage in the month
     /// has closed it.
     usage_retention_mode: RetentionMode = "COULOMB_USAGE_RETENTION_MODE", "detach";
+    /// Number of past months whose audit entries are kept. 0: they are kept for ever.
+    audit_retention_months: u16 = "COULOMB_AUDIT_RETENTION_MONTHS", "0";
+    /// Requests a minute that a key may send to each daemon, where the key has no limit of its own: so many
+    /// at once, then evenly. 0: any number.
+    key_requests_per_minute: u32 = "COULOMB_KEY_REQUESTS_PER_MINUTE", "0";
+    /// Requests a minute that an address may send to each daemon, with any keys or none. IPv6 addresses of
+    /// one /64 are one. Webhooks and probes do not count. 0: any number.
+    address_requests_per_minute: u32 = "COULOMB_ADDRESS_REQUESTS_PER_MINUTE", "0";
+    /// Keys that one key may verify in vain in a minute (`POST /v1/keys/verify`); then it waits for the next.
+    key_verify_failures: u32 = "COULOMB_KEY_VERIFY_FAILURES", "600";
+    /// Addresses and networks (`10.0.0.0/8`) of your proxies, separated by commas. Behind them the client's
+    /// address is the last one in `X-Forwarded-For` that is not theirs.
+    trusted_proxies: Networks = "COULOMB_TRUSTED_PROXIES", "";
     /// Exports that may run at the same time, each with its own database connection; further ones are
     /// answered 503. One key or org alone gets half.
     exports: u16 = "COULOMB_EXPORTS", "2";

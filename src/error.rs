@@ -8,6 +8,8 @@ use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::limits;
+
 const UNKNOWN_ORG: &str = "there is no org here with this id or external id: correct it, or create the org";
 
 /// An operation's failure, in the caller's terms.
@@ -81,6 +83,18 @@ pub enum Error {
     /// Too many requests wait: try again soon. Nothing was done.
     #[error("{0}")]
     TooMany(&'static str),
+    /// The key or the address sent more requests than it may. Nothing was done.
+    #[error("over the limit `{of}` of {quota} a minute: nothing was done, send it again in {wait_s} s")]
+    RateLimited {
+        /// Name of the limit: `key`, `address` or `verify`.
+        of: &'static str,
+        /// How many a minute.
+        quota: u32,
+        /// Seconds until all of them may be sent at once.
+        reset_s: u64,
+        /// Seconds to wait.
+        wait_s: u64,
+    },
     /// The machine's clock jumped by this many seconds, so a row would get a wrong date. Nothing was done.
     #[error(
         "the clock of this machine jumped by {0} s; nothing was done, send it again when the clock is back, \
@@ -128,6 +142,15 @@ impl Error {
     /// An [`Error::Invalid`] about `field`.
     pub fn invalid(field: impl Into<Cow<'static, str>>, rule: impl Into<String>) -> Self {
         Self::Invalid { field: field.into(), rule: rule.into() }
+    }
+
+    /// The same error of a field within `place`: `name` becomes `keys.3.name`.
+    #[must_use]
+    pub fn within(self, place: &str) -> Self {
+        match self {
+            Self::Invalid { field, rule } => Self::Invalid { field: format!("{place}.{field}").into(), rule },
+            error => error,
+        }
     }
 
     /// An [`Error::Conflict`] named `code`.
@@ -239,6 +262,9 @@ impl Error {
                 "too_many_requests",
                 "Too many requests wait: send it again soon",
             ),
+            Self::RateLimited { .. } => {
+                (StatusCode::TOO_MANY_REQUESTS, "rate_limited", "Over the limit of requests")
+            }
             Self::ClockJumped(_) => (StatusCode::SERVICE_UNAVAILABLE, "clock_jumped", "The clock jumped"),
             Self::NotWritable(_) => {
                 (StatusCode::SERVICE_UNAVAILABLE, "database_not_writable", "Nothing can be stored")
@@ -310,7 +336,14 @@ impl ResponseError for Error {
         };
         let mut response = HttpResponseBuilder::new(status);
         if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
-            response.insert_header((header::RETRY_AFTER, "1"));
+            let wait_s = if let Self::RateLimited { wait_s, .. } = self { *wait_s } else { 1 };
+            response.insert_header((header::RETRY_AFTER, wait_s));
+        }
+        if let Self::RateLimited { of, quota, reset_s, .. } = self {
+            // As `api/http/limits.rs` tells it of requests that pass.
+            let policy = format!("\"{of}\";q={quota};w={}", limits::WINDOW_S);
+            response.insert_header(("RateLimit-Policy", policy));
+            response.insert_header(("RateLimit", format!("\"{of}\";r=0;t={reset_s}")));
         }
         if status == StatusCode::UNAUTHORIZED {
             response.insert_header((header::WWW_AUTHENTICATE, "Bearer"));

@@ -51,6 +51,8 @@ pub struct Metrics {
     deliveries: Family<OutcomeLabel, Counter>,
     projected: Family<OutcomeLabel, Counter>,
     usage: Family<OutcomeLabel, Counter>,
+    /// Requests without a valid key.
+    pub auth_failures: Counter,
     worker_alive: Family<WorkerLabel, Gauge>,
     worker_last_turn_s: Family<WorkerLabel, Seconds>,
     worker_turn_s: Family<WorkerLabel, Seconds>,
@@ -88,6 +90,7 @@ impl Default for Metrics {
             deliveries: Family::default(),
             projected: Family::default(),
             usage: Family::default(),
+            auth_failures: Counter::default(),
             worker_alive: Family::default(),
             worker_last_turn_s: Family::default(),
             worker_turn_s: Family::default(),
@@ -143,6 +146,7 @@ impl Metrics {
             "Usage events by outcome: accepted, duplicate, conflict, rejected",
             self.usage.clone(),
         );
+        r.register("auth_failures", "Requests without a valid key", self.auth_failures.clone());
     }
 
     /// Registers the state of the inbox, batteries, reservations, usage and the pool.

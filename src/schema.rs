@@ -49,19 +49,27 @@ diesel::table! {
         created_at -> Timestamptz,
         expires_at -> Nullable<Timestamptz>,
         revoked_at -> Nullable<Timestamptz>,
+        last_used_at -> Nullable<Timestamptz>,
+        replaces -> Nullable<Text>,
+        hint -> Nullable<Text>,
+        requests_per_minute -> Nullable<Int4>,
     }
 }
 
 diesel::table! {
-    audit_log (org_id, audit_id) {
+    audit_log (org_id, at, audit_id) {
         org_id -> Int8,
-        audit_id -> Int8,
         at -> Timestamptz,
+        audit_id -> Int8,
         actor -> Text,
         action -> Text,
         target -> Text,
         detail -> Jsonb,
         request_id -> Nullable<Text>,
+        address -> Nullable<Text>,
+        user_agent -> Nullable<Text>,
+        before -> Nullable<Jsonb>,
+        after -> Nullable<Jsonb>,
     }
 }
 
@@ -513,6 +521,14 @@ diesel::table! {
 }
 
 diesel::table! {
+    imported_keys (key_sha256) {
+        key_sha256 -> Bytea,
+        org_id -> Int8,
+        key_id -> Text,
+    }
+}
+
+diesel::table! {
     invoice_items (org_id, item_id) {
         org_id -> Int8,
         item_id -> Text,
@@ -718,6 +734,19 @@ diesel::table! {
 }
 
 diesel::table! {
+    org_erasures (org_id) {
+        org_id -> Int8,
+        requested_at -> Timestamptz,
+        customers -> Array<Nullable<Text>>,
+        objects -> Array<Nullable<Text>>,
+        next_inbox_id -> Int8,
+        last_inbox_id -> Int8,
+        events -> Int8,
+        finished_at -> Nullable<Timestamptz>,
+    }
+}
+
+diesel::table! {
     org_refs (ref_) {
         #[sql_name = "ref"]
         ref_ -> Text,
@@ -735,6 +764,11 @@ diesel::table! {
         created_at -> Timestamptz,
         metadata -> Jsonb,
         currency -> Nullable<Text>,
+        suspended_at -> Nullable<Timestamptz>,
+        suspension_reason -> Nullable<Text>,
+        suspension_usage -> Nullable<Text>,
+        archived_at -> Nullable<Timestamptz>,
+        erased_at -> Nullable<Timestamptz>,
     }
 }
 
@@ -1302,6 +1336,15 @@ diesel::table! {
 }
 
 diesel::table! {
+    stripe_inbox_erased (inbox_id) {
+        inbox_id -> Int8,
+        org_id -> Int8,
+        erased_at -> Timestamptz,
+        body_sha256 -> Bytea,
+    }
+}
+
+diesel::table! {
     stripe_inbox_queue (inbox_id) {
         inbox_id -> Int8,
         attempts -> Int2,
@@ -1590,6 +1633,7 @@ diesel::allow_tables_to_appear_in_same_query!(
     disputes,
     document_numbers,
     idempotency_keys,
+    imported_keys,
     invoice_items,
     invoice_lines,
     invoice_payments,
@@ -1601,6 +1645,7 @@ diesel::allow_tables_to_appear_in_same_query!(
     meters,
     month_manifests,
     org_coupons,
+    org_erasures,
     org_refs,
     orgs,
     outbox_messages,
@@ -1638,6 +1683,7 @@ diesel::allow_tables_to_appear_in_same_query!(
     stripe_arrivals,
     stripe_customer_links,
     stripe_inbox,
+    stripe_inbox_erased,
     stripe_inbox_queue,
     stripe_inbox_redeliveries,
     stripe_objects,

@@ -14,7 +14,6 @@ use crate::error::Error;
 use crate::panics;
 use crate::threads::Heartbeat;
 use crate::time::ClockState;
-use crate::wake::Wake;
 
 /// What a worker does after a turn.
 enum NextTurn {
@@ -76,6 +75,20 @@ const WORKERS: &[Worker] = &[
         turn: tasks::maintain_partitions,
     },
     Worker {
+        name: "use-writer",
+        threads: |_| 1,
+        interval: Duration::from_secs(1),
+        woken_by_inbox: false,
+        turn: tasks::write_tallies,
+    },
+    Worker {
+        name: "eraser",
+        threads: |_| 1,
+        interval: Duration::from_secs(5),
+        woken_by_inbox: false,
+        turn: tasks::erase_orgs,
+    },
+    Worker {
         name: "usage-refresh",
         threads: |_| 1,
         interval: Duration::from_secs(5),
@@ -129,7 +142,7 @@ const CALM_CHECKS: u32 = 3;
 
 /// Running workers.
 pub struct Workers {
-    wake: Arc<Wake>,
+    app: Arc<App>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -147,15 +160,18 @@ impl Workers {
                 threads.push(app.threads.spawn(worker.name, n, LONGEST_TURN, body));
             }
         }
-        Self { wake: Arc::clone(&app.wake), threads }
+        Self { app: Arc::clone(app), threads }
     }
 
-    /// Ends every worker after its current turn.
+    /// Ends every worker after its current turn, and writes what was only counted until now.
     pub fn stop(self) {
-        self.wake.stop();
+        self.app.wake.stop();
         for thread in self.threads {
             // A panic was logged when it happened.
             let _ = thread.join();
+        }
+        if let Err(error) = tasks::write_all_tallies(&self.app) {
+            tracing::warn!(%error, "what was counted for the audit log in the last minute is lost");
         }
     }
 }

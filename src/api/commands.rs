@@ -22,8 +22,9 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::api::http::{Body, RequestId, app_of};
+use crate::api::http::{Body, address, app_of};
 use crate::app::App;
+use crate::audit::changes::Watched;
 use crate::audit::{AuditEntry, Author};
 use crate::auth::Principal;
 use crate::billing::directory::{self, Directory, Stale};
@@ -116,7 +117,8 @@ impl Command {
     {
         let key = idempotency_key(&self.request)?;
         let request_sha256 = fingerprint(&self.request, &self.body.bytes);
-        let (actor, request_id) = (self.actor(), RequestId::of(&self.request));
+        let (actor, origin) = (self.actor(), address::origin(&self.app, &self.request));
+        let (route, names) = place(&self.request).await?;
         let (org_id, now) = (self.principal.org_id(), self.app.clock.now());
         let changed = Arc::new(Mutex::new(Stale::Orgs(BTreeSet::new())));
         let gathered = Arc::clone(&changed);
@@ -126,10 +128,13 @@ impl Command {
             {
                 return Ok(WithEvidence { value: replay(stored, &request_sha256)?, evidence: None });
             }
+            let watched = Watched::begin(conn, &route, &names)?;
             let (answer, stale) = directory::gathered(conn, |conn| work(conn, now))?;
             *gathered.lock().unwrap_or_else(PoisonError::into_inner) = stale;
-            let author = Author { actor: &actor, at: now, request_id: Some(&request_id) };
-            let written = answer.audit.write(conn, &author)?;
+            let author = Author { actor: &actor, at: now, origin: Some(&origin) };
+            let change = watched.map(|watched| watched.end(conn, &answer.audit.target)).transpose()?;
+            let change = change.unwrap_or_default();
+            let written = answer.audit.write_with_change(conn, &author, &change)?;
             let text =
                 if answer.status == StatusCode::NO_CONTENT { String::new() } else { answer.body.to_string() };
             if let Some(key) = &key {
@@ -266,6 +271,17 @@ fn idempotency_key(request: &HttpRequest) -> Result<Option<String>, Error> {
             format!("must be 1 to {KEY_LIMIT} visible ASCII characters, without spaces"),
         )),
     }
+}
+
+/// The route of a command, and the parts of its path.
+async fn place(request: &HttpRequest) -> Result<(String, Vec<String>), Error> {
+    let route = request.match_pattern().unwrap_or_default();
+    if request.match_info().is_empty() {
+        return Ok((route, Vec::new()));
+    }
+    let names = web::Path::<Vec<String>>::extract(request).await;
+    let names = names.map_err(|error| Error::Internal(format!("a path without its parts: {error}")))?;
+    Ok((route, names.into_inner()))
 }
 
 /// Two requests are the same when method, path, query and body are.

@@ -40,6 +40,7 @@ errors!(
     400 Invalid "A parameter breaks a rule",
     401 Unauthorized "No valid key",
     403 Forbidden "The key lacks the scope",
+    429 Limited "Over a limit of requests",
     503 Busy "Overload, or the database cannot be reached: try again"
 );
 errors!(
@@ -49,6 +50,7 @@ errors!(
     401 Unauthorized "No valid key",
     403 Forbidden "The key lacks the scope",
     404 NotFound "It does not exist, or is not yours",
+    429 Limited "Over a limit of requests",
     503 Busy "Overload, or the database cannot be reached: try again"
 );
 errors!(
@@ -61,5 +63,17 @@ errors!(
     408 TooSlow "The body came too slowly",
     409 Conflict "It conflicts with what is stored, or the Idempotency-Key was used for another request",
     413 TooLarge "The body is over the limit",
+    429 Limited "Over a limit of requests",
+    503 Busy "Overload, or the database cannot be reached: try again"
+);
+errors!(
+    /// Errors of a request with a body that changes nothing.
+    LimitedErrors:
+    400 Invalid "The request breaks a rule",
+    401 Unauthorized "No valid key",
+    403 Forbidden "The key lacks the scope",
+    408 TooSlow "The body came too slowly",
+    413 TooLarge "The body is over the limit",
+    429 Limited "Over a limit of requests",
     503 Busy "Overload, or the database cannot be reached: try again"
 );

@@ -2,6 +2,8 @@
 //! and the caller's key.
 
 pub(crate) mod access;
+pub(crate) mod address;
+mod limits;
 
 use std::future::{Future, Ready, ready};
 use std::pin::Pin;
@@ -13,8 +15,8 @@ use std::time::{Duration, Instant};
 use actix_web::body::{EitherBody, MessageBody};
 use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
 use actix_web::error::{InternalError, PayloadError};
-use actix_web::http::Method;
 use actix_web::http::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, HeaderName, HeaderValue};
+use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::Next;
 use actix_web::web::{Bytes, BytesMut};
 use actix_web::{FromRequest, HttpMessage, HttpRequest, ResponseError, web};
@@ -22,13 +24,15 @@ use diesel::pg::PgConnection;
 use futures_util::future::Either;
 use futures_util::{Stream, StreamExt};
 use serde::de::DeserializeOwned;
+use serde_json::json;
 use tokio::sync::OnceCell;
 use tracing::Instrument;
 
 use self::access::{LoggedBody, StartedRequest};
 use super::params;
 use crate::app::App;
-use crate::auth::{self, Principal};
+use crate::audit::tally::{Counted, STRANGER};
+use crate::auth::{self, PLATFORM, Principal, ValidKey};
 use crate::connections::Connection;
 use crate::db::Scope as RowScope;
 use crate::error::Error;
@@ -98,6 +102,9 @@ pub async fn observe<B: MessageBody + 'static>(
     request.extensions_mut().insert(id);
     let answering = async {
         panics::panic_if_test_asks("http", || request.path().to_owned());
+        if let Some(app) = &app {
+            limits::count_address(app, &request)?;
+        }
         next.call(request).await
     };
     let answered = panics::catch_in_task(answering).instrument(span.clone()).await;
@@ -107,12 +114,22 @@ pub async fn observe<B: MessageBody + 'static>(
             app.metrics.count_answer(&*route, status, started.elapsed());
         }
     };
+    let count_refused = |request: &HttpRequest, error: Option<&actix_web::Error>| {
+        if let Some(app) = &app {
+            count_stranger(app, request, error.and_then(|error| error.as_error()));
+        }
+    };
     match result {
         Ok(mut response) => {
             if let Some(header) = header {
                 response.headers_mut().insert(REQUEST_ID, header);
             }
+            let request = response.request().clone();
+            limits::tell(&request, response.headers_mut());
             count(response.status());
+            if response.status() == StatusCode::UNAUTHORIZED {
+                count_refused(response.request(), response.response().error());
+            }
             Ok(started.answered(span, &route, response))
         }
         Err(error) => {
@@ -125,6 +142,20 @@ pub async fn observe<B: MessageBody + 'static>(
             Err(InternalError::from_response(error, response).into())
         }
     }
+}
+
+/// Counts a request without a valid key, by the client's address.
+fn count_stranger(app: &App, request: &HttpRequest, error: Option<&Error>) {
+    app.metrics.auth_failures.inc();
+    let what = Counted {
+        org_id: PLATFORM,
+        actor: STRANGER.to_owned(),
+        action: "auth.fail",
+        target: String::new(),
+        address: address::client(app, request),
+    };
+    let reason = error.map(ToString::to_string);
+    app.tallies.count(what, || json!({ "reason": reason }), app.clock.now());
 }
 
 /// Answers [`Error::ClockJumped`] to every request that writes while the clock is doubted: entries never
@@ -338,7 +369,8 @@ impl FromRequest for Principal {
         if let Some(principal) = app.keyring.get(key, app.clock.now()) {
             known(request);
             access::note_caller(request, &principal);
-            return Either::Left(ready(named.map(|()| principal)));
+            let counted = limits::count_key(&app, request, &principal);
+            return Either::Left(ready(counted.and(named).map(|()| principal)));
         }
         let (key, request) = (key.to_owned(), request.clone());
         Either::Right(Box::pin(async move {
@@ -346,6 +378,7 @@ impl FromRequest for Principal {
             let principal = looked_up.get_or_try_init(|| look_up(&app, &key)).await?.clone();
             known(&request);
             access::note_caller(&request, &principal);
+            limits::count_key(&app, &request, &principal)?;
             named.map(|()| principal)
         }))
     }
@@ -370,9 +403,25 @@ async fn look_up(app: &App, key: &str) -> Result<Principal, Error> {
     // Keys that were never valid share what strangers may take.
     let holder = app.keyring.last(key).map_or(Holder::Stranger, |principal| principal.holder());
     let find = move |conn: &mut PgConnection| auth::authenticate(conn, &text, now);
-    let (principal, expires_at) = app.db.run_for_holder(holder, RowScope::Platform, find).await?;
-    app.keyring.put(key, &principal, expires_at, since);
+    let found = app.db.run_for_holder(holder, RowScope::Platform, find).await?;
+    let state = app.keyring.state(found.principal.org_id(), &found.principal.key_id);
+    state.set_limit(found.requests_per_minute.unwrap_or(app.config.key_requests_per_minute));
+    let principal = Principal { state, ..found.principal };
+    app.keyring.put(key, &principal, found.expires_at, since);
     Ok(principal)
+}
+
+/// Whose key this is, as the cache or the database says: another key than that of the request.
+///
+/// # Errors
+/// [`Error::Unauthorized`] says what is wrong with it.
+pub(crate) async fn look_up_other(app: &App, caller: &Principal, key: &str) -> Result<ValidKey, Error> {
+    let (text, now) = (key.to_owned(), app.clock.now());
+    auth::check_form(&text)?;
+    let find = move |conn: &mut PgConnection| auth::authenticate(conn, &text, now);
+    let found = app.db.run_for_holder(caller.holder(), RowScope::Platform, find).await?;
+    app.keyring.state(found.principal.org_id(), &found.principal.key_id).used(now);
+    Ok(found)
 }
 
 /// Notes that the client has shown who it is: its connection is kept longer than a stranger's.

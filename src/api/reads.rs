@@ -10,10 +10,12 @@ use actix_web::{FromRequest, HttpRequest, HttpResponse, web};
 use diesel::pg::PgConnection;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::{Map, Value, json};
 
-use crate::api::http::app_of;
-use crate::api::params::Params;
+use crate::api::http::{address, app_of};
+use crate::api::params::{Params, pairs};
 use crate::app::App;
+use crate::audit::{AuditEntry, Author};
 use crate::auth::Principal;
 use crate::billing::directory::Directory;
 use crate::db::Scope as RowScope;
@@ -26,6 +28,7 @@ pub struct ReadRequest {
     pub principal: Principal,
     /// Query parameters that the handler has not taken yet.
     pub params: Params,
+    request: HttpRequest,
 }
 
 impl ReadRequest {
@@ -75,6 +78,48 @@ impl ReadRequest {
         work: impl Fn(&mut PgConnection) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         self.app.db.run_for_holder(self.principal.holder(), RowScope::Platform, work).await
+    }
+
+    /// What the path is of, such as `invoices`.
+    #[must_use]
+    pub fn collection(&self) -> String {
+        self.request.path().rsplit('/').next().unwrap_or_default().to_owned()
+    }
+
+    /// Notes in the audit log that the caller reads money: `target`, of the org whose row id `org` finds. It
+    /// is stored before the answer; when that fails, so does the read.
+    ///
+    /// # Errors
+    /// The database fails, or those of `org`.
+    pub async fn note(
+        &self,
+        action: &'static str,
+        target: &str,
+        org: impl Fn(&mut PgConnection) -> Result<i64, Error> + Send + 'static,
+    ) -> Result<(), Error> {
+        let (now, query) = (self.app.clock.now(), self.request.query_string());
+        let actor = format!("key:{}", self.principal.key_id);
+        let read = (&*actor, target, query);
+        if self.app.noted_reads.has(&read, now) {
+            return Ok(());
+        }
+        let origin = address::origin(&self.app, &self.request);
+        let parameters: Map<String, Value> =
+            pairs(query)?.into_iter().map(|(name, text)| (name, Value::String(text))).collect();
+        let (by, of) = (actor.clone(), target.to_owned());
+        let written = self.run_as_platform(move |conn| {
+            let entry = AuditEntry {
+                org_id: org(conn)?,
+                action,
+                target: of.clone(),
+                detail: json!({ "parameters": parameters.clone() }),
+            };
+            entry.write(conn, &Author { actor: &by, at: now, origin: Some(&origin) })?;
+            Ok(())
+        });
+        written.await?;
+        self.app.noted_reads.note(&read, now);
+        Ok(())
     }
 
     /// Answers with what `find` finds, as JSON.
@@ -144,7 +189,7 @@ impl FromRequest for ReadRequest {
         Box::pin(async move {
             let principal = Principal::extract(&request).await?;
             let params = Params::parse(request.query_string())?;
-            Ok(Self { app: app_of(&request)?, principal, params })
+            Ok(Self { app: app_of(&request)?, principal, params, request })
         })
     }
 }

@@ -9,7 +9,9 @@
 //! `/v1/plans/{id}`).
 
 use super::endpoint::endpoints;
-use super::{battery, billing, closings, exports, health, invoicing, keys, plans, quotas, stripe, usage};
+use super::{
+    audit, battery, billing, closings, exports, health, invoicing, keys, plans, quotas, stripe, usage,
+};
 
 endpoints! {
     // Asked most often
@@ -39,13 +41,28 @@ endpoints! {
     // API keys
     keys::list,
     keys::create,
+    keys::import,
+    keys::verify,
+    keys::rotate,
+    keys::update,
     keys::revoke,
+
+    // Audit log
+    audit::list,
+    audit::export,
+    audit::totals,
 
     // Orgs
     billing::orgs::list,
     billing::orgs::create,
     billing::orgs::show,
     billing::orgs::update,
+    billing::orgs::suspend,
+    billing::orgs::resume,
+    billing::orgs::archive,
+    billing::orgs::restore,
+    billing::orgs::erase,
+    billing::orgs::show_erasure,
     billing::orgs::link,
     billing::orgs::unlink,
 

@@ -1,5 +1,8 @@
 //! Scopes: what a key may do.
 
+use std::sync::Arc;
+
+use super::keyring::KeyState;
 use crate::db::Scope as RowScope;
 use crate::error::Error;
 use crate::shares::Holder;
@@ -18,18 +21,24 @@ pub enum Scope {
     BillingRead,
     /// Change orgs, links and plans.
     BillingWrite,
+    /// Make, rotate and revoke keys that may do no more than itself; of an org: keys of that org.
+    KeysWrite,
+    /// Ask whether a key is valid, and whose it is.
+    KeysVerify,
     /// Everything, keys and the Stripe inbox included. The platform's keys only.
     Admin,
 }
 
 impl Scope {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::UsageWrite,
         Self::UsageBackfill,
         Self::UsagePrice,
         Self::UsageRead,
         Self::BillingRead,
         Self::BillingWrite,
+        Self::KeysWrite,
+        Self::KeysVerify,
         Self::Admin,
     ];
 
@@ -43,6 +52,8 @@ impl Scope {
             Self::UsageRead => "usage:read",
             Self::BillingRead => "billing:read",
             Self::BillingWrite => "billing:write",
+            Self::KeysWrite => "keys:write",
+            Self::KeysVerify => "keys:verify",
             Self::Admin => "admin",
         }
     }
@@ -51,6 +62,22 @@ impl Scope {
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|scope| scope.name() == name)
+    }
+}
+
+impl Scope {
+    /// Checks that a key with these scopes may do no more than whoever makes it.
+    ///
+    /// # Errors
+    /// [`Error::Forbidden`] names the first scope that its maker lacks.
+    pub fn must_be_within(asked: &[Self], of_maker: &[Self]) -> Result<(), Error> {
+        if of_maker.contains(&Self::Admin) {
+            return Ok(());
+        }
+        match asked.iter().find(|scope| !of_maker.contains(scope)) {
+            Some(lacking) => Err(Error::Forbidden(lacking.name())),
+            None => Ok(()),
+        }
     }
 }
 
@@ -78,6 +105,8 @@ pub struct Principal {
     pub external_id: Option<String>,
     /// What it may do.
     pub scopes: Vec<Scope>,
+    /// What this daemon knows of the key.
+    pub state: Arc<KeyState>,
 }
 
 impl Principal {

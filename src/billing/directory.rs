@@ -27,6 +27,7 @@ use super::history;
 use super::org_plan::{AsOf, Contexts};
 use super::periods::BillingPeriods;
 use super::plan_times::PlanTimes;
+use super::standing::Standing;
 use crate::db::prepared::Prepared;
 use crate::error::Error;
 use crate::time::{Clock, day_start};
@@ -72,6 +73,8 @@ pub struct OrgContext {
     pub subscription: Option<Subscribed>,
     /// All subscriptions that give it a plan, where there are several.
     pub paying: Box<[Paying]>,
+    /// Whether it may use anything.
+    pub standing: Standing,
     /// When this entry stops being true by itself.
     fresh_until: Option<DateTime<Utc>>,
     loaded: Instant,
@@ -378,6 +381,8 @@ struct OrgRow {
     further: (Option<String>, When, Option<String>, bool),
     /// The subscriptions as JSON, and the default plan.
     histories: (Option<String>, Option<String>),
+    /// How it stands, and why it is suspended.
+    standing: (Option<String>, Option<String>),
 }
 
 fn context_of(row: OrgRow, as_of_change: u64) -> Result<OrgContext, Error> {
@@ -415,6 +420,7 @@ fn context_of(row: OrgRow, as_of_change: u64) -> Result<OrgContext, Error> {
         periods,
         plan_times,
         subscription,
+        standing: Standing::read(row.standing.0.as_deref(), row.standing.1),
         fresh_until: [plan_until, changes_at].into_iter().flatten().min(),
         loaded: Instant::now(),
         as_of_change,

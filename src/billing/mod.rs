@@ -27,6 +27,7 @@ pub mod plans;
 pub(crate) mod raw;
 pub mod read;
 pub mod refunds;
+pub mod standing;
 pub mod subscription_periods;
 pub mod subscriptions;
 

@@ -262,7 +262,10 @@ impl crate::db::prepared::StatementText for Contexts {
                 o.cancel_at_period_end, o.cancel_at,
                 o.pause, o.pause_until, o.paying, o.by_default, ",
         histories!("n.org_id"),
-        ", (SELECT d.plan_id FROM plans d WHERE d.is_default)
+        ", (SELECT d.plan_id FROM plans d WHERE d.is_default),
+                CASE WHEN o.erased_at IS NOT NULL THEN 'erased' WHEN o.archived_at IS NOT NULL THEN 'archived'
+                    ELSE o.suspension_usage END,
+                o.suspension_reason
          FROM named n JOIN (",
         with_plan!(),
         ") o USING (org_id)"
@@ -280,6 +283,7 @@ impl crate::db::prepared::StatementText for Contexts {
             Nullable<Timestamptz>,
         ),
         (Nullable<Text>, Nullable<Timestamptz>, Nullable<Text>, Bool),
+        (Nullable<Text>, Nullable<Text>),
         (Nullable<Text>, Nullable<Text>),
     );
 }

@@ -13,6 +13,7 @@ use utoipa::ToSchema;
 use super::directory::{self, Change};
 use super::markers;
 use super::org_plan::{AsOf, clock, with_plan};
+use super::standing::OrgStanding;
 use crate::error::Error;
 use crate::ids;
 use crate::money;
@@ -48,6 +49,8 @@ pub struct Org {
     pub subscription: Option<OrgSubscription>,
     /// Stripe customers linked to it.
     pub customers: Vec<CustomerRef>,
+    /// Whether it may use anything.
+    pub standing: OrgStanding,
 }
 
 /// The subscription of an org, in short.
@@ -280,6 +283,8 @@ pub struct OrgFilter {
     /// Row id.
     pub org_id: Option<i64>,
     pub external_id: Option<String>,
+    /// Archived and erased orgs too.
+    pub archived: bool,
     /// Id of the plan that the org has now.
     pub plan: Option<String>,
     /// Included.
@@ -317,6 +322,11 @@ struct OrgRow {
     currency: Option<String>,
     created_at: DateTime<Utc>,
     metadata: Value,
+    suspended_at: Option<DateTime<Utc>>,
+    suspension_reason: Option<String>,
+    suspension_usage: Option<String>,
+    archived_at: Option<DateTime<Utc>>,
+    erased_at: Option<DateTime<Utc>>,
 }
 
 /// Orgs with their row ids, newest first, at most `limit`.
@@ -346,6 +356,7 @@ pub fn list(
              AND ($3::text IS NULL OR plan_id = $3)
              AND ($4::timestamptz IS NULL OR created_at >= $4)
              AND ($5::timestamptz IS NULL OR created_at < $5)
+             AND ($11 OR archived_at IS NULL AND erased_at IS NULL)
              AND ($6::timestamptz IS NULL OR (created_at, org_id) < ($6, $7))
          ORDER BY created_at DESC, org_id DESC
          LIMIT $8"
@@ -361,6 +372,7 @@ pub fn list(
         .bind::<BigInt, _>(limit)
         .bind::<Timestamptz, _>(as_of.now)
         .bind::<Integer, _>(i32::from(as_of.grace_days))
+        .bind::<Bool, _>(filter.archived || filter.org_id.is_some())
         .load(conn)?;
     let mut customers = customers_of(conn, &rows.iter().map(|row| row.org.org_id).collect::<Vec<_>>())?;
     Ok(rows.into_iter().map(|row| (row.org.org_id, org_of(row, &mut customers))).collect())
@@ -407,7 +419,9 @@ fn org_of(row: OrgWithPlanRow, customers: &mut BTreeMap<i64, Vec<CustomerRef>>) 
         .subscription_id
         .zip(row.source.zip(row.subscription_status))
         .map(|(id, (source, status))| OrgSubscription { id, source, status });
+    let standing = standing_of(&row.org);
     Org {
+        standing,
         customers: customers.remove(&row.org.org_id).unwrap_or_default(),
         id: row.org.public_id,
         external_id: row.org.external_id,
@@ -419,6 +433,20 @@ fn org_of(row: OrgWithPlanRow, customers: &mut BTreeMap<i64, Vec<CustomerRef>>) 
         plan: row.plan_id,
         plan_version: row.plan_version,
         subscription,
+    }
+}
+
+fn standing_of(org: &OrgRow) -> OrgStanding {
+    let of = |status, since: Option<DateTime<Utc>>| OrgStanding { status, since, reason: None, usage: None };
+    if org.erased_at.is_some() {
+        of("erased", org.erased_at)
+    } else if org.archived_at.is_some() {
+        of("archived", org.archived_at)
+    } else if org.suspended_at.is_some() {
+        let (reason, usage) = (org.suspension_reason.clone(), org.suspension_usage.clone());
+        OrgStanding { reason, usage, ..of("suspended", org.suspended_at) }
+    } else {
+        of("active", None)
     }
 }
 

@@ -16,7 +16,8 @@ use crate::config::Config;
 use crate::db::{self, Scope, migrate};
 use crate::error::Error;
 use crate::export::{
-    self, BatteryParams, Ended, ExportKind, ExportParams, ExportRequest, Output, Totals, UsageParams,
+    self, AuditParams, BatteryParams, Ended, ExportKind, ExportParams, ExportRequest, Output, Totals,
+    UsageParams,
 };
 use crate::time::Clock;
 
@@ -31,6 +32,8 @@ pub(super) enum ExportCommand {
     Invoices(Box<ExportArgs>),
     /// Entries of the batteries' ledgers, written in the same way
     Battery(Box<BatteryArgs>),
+    /// Entries of the audit log, written in the same way
+    Audit(Box<AuditArgs>),
     /// Usage by day or month of all orgs; with --columns focus as FinOps tools read it (FOCUS 1.2)
     Usage(Box<UsageArgs>),
 }
@@ -51,6 +54,15 @@ pub(super) struct BatteryArgs {
     out: Option<PathBuf>,
     #[command(flatten)]
     params: BatteryParams,
+}
+
+#[derive(Args)]
+pub(super) struct AuditArgs {
+    /// The file to write; without --format its extension names the format
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    #[command(flatten)]
+    params: AuditParams,
 }
 
 #[derive(Args)]
@@ -76,6 +88,11 @@ pub(super) fn run(config: &Config, command: ExportCommand) -> Result<(), Failure
         }
         ExportCommand::Battery(args) => {
             let BatteryArgs { out, mut params } = *args;
+            params.format = params.format.or_else(|| format_of(&out));
+            (params.check(now).map_err(as_usage)?, out)
+        }
+        ExportCommand::Audit(args) => {
+            let AuditArgs { out, mut params } = *args;
             params.format = params.format.or_else(|| format_of(&out));
             (params.check(now).map_err(as_usage)?, out)
         }
@@ -218,7 +235,7 @@ fn write<'a>(
 
 /// Writes the audit entry of an export, in the name of the user who runs it.
 fn record(conn: &mut PgConnection, request: &ExportRequest, ended: Ended<'_>) -> Result<(), Error> {
-    let author = Author { actor: &actor(), at: Clock::system().now(), request_id: None };
+    let author = Author { actor: &actor(), at: Clock::system().now(), origin: None };
     export::record(conn, Scope::Platform, request, &author, ended)
 }
 

@@ -187,6 +187,7 @@ fn first_key(url: &str, roles: bool) -> Result<Option<String>, Failure> {
             name: "first admin key".to_owned(),
             scopes: vec![Scope::Admin],
             expires_at: None,
+            requests_per_minute: None,
         };
         auth::create(conn, &new, Utc::now()).map(|(_, key)| Some(key))
     });

@@ -12,6 +12,7 @@ use super::{Failure, Usage, open, out};
 use crate::billing::directory::Directory;
 use crate::billing::org_name::OrgName;
 use crate::config::Config;
+use crate::erasure;
 use crate::integrity::derived_tables::parts::CheckedRange;
 use crate::integrity::{self, Checked};
 use crate::time::Clock;
@@ -53,6 +54,10 @@ pub(super) fn run(config: &Config, args: &VerifyArgs) -> Result<ExitCode, Failur
         bar.show(what, done, all);
     })?;
     bar.end();
+    let erased = erasure::erased_events(&mut database.conn)?;
+    if erased > 0 {
+        eprintln!("{erased} Stripe events are erased: what is compared is what they still say");
+    }
     print(&checked, started)
 }
 

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use secrecy::{ExposeSecret, SecretString};
 
+use crate::networks::Networks;
+
 /// A type that a setting can have.
 pub(super) trait SettingValue: Sized {
     /// A secret is hidden by `show` and may come from a file.
@@ -107,6 +109,17 @@ impl SettingValue for StripeMode {
 
     fn show(&self) -> String {
         format!("{self:?}").to_ascii_lowercase()
+    }
+}
+
+/// Addresses and networks, separated by commas.
+impl SettingValue for Networks {
+    fn parse(text: &str) -> Result<Self, String> {
+        Self::read(text)
+    }
+
+    fn show(&self) -> String {
+        self.to_string()
     }
 }
 

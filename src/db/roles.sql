@@ -18,11 +18,15 @@ GRANT UPDATE (amount_refunded, amount_reversed) ON own_payments TO coulomb_platf
 REVOKE DELETE, TRUNCATE ON accounts, document_numbers FROM coulomb_platform;
 -- Versions never change: a change is a new version.
 REVOKE UPDATE, DELETE, TRUNCATE ON meter_versions, rate_cards, plan_versions FROM coulomb_platform;
--- Orgs, keys and grants are not deleted. Of a key only its end may change, of a grant only what remains of
--- it.
+-- Orgs, keys and grants are not deleted. Of a key only its end, its use, its limit and its name may change,
+-- of a grant only what remains of it.
+REVOKE UPDATE, TRUNCATE ON imported_keys FROM coulomb_platform;
+REVOKE INSERT, UPDATE, DELETE, TRUNCATE ON stripe_inbox_erased FROM coulomb_platform;
 REVOKE UPDATE, DELETE, TRUNCATE ON orgs, api_keys, battery_grants FROM coulomb_platform;
-GRANT UPDATE (name, time_zone, currency, metadata) ON orgs TO coulomb_platform;
-GRANT UPDATE (revoked_at) ON api_keys TO coulomb_platform;
+GRANT UPDATE (name, external_id, time_zone, currency, metadata, suspended_at, suspension_reason,
+    suspension_usage, archived_at, erased_at) ON orgs TO coulomb_platform;
+GRANT UPDATE (name, revoked_at, expires_at, last_used_at, replaces, requests_per_minute) ON api_keys
+    TO coulomb_platform;
 GRANT UPDATE (state, remaining, burned, clawed, lapsed) ON battery_grants TO coulomb_platform;
 -- PostgreSQL refuses COPY into a table under row-level security. So usage is copied into the partitions
 -- themselves, which only the daemon sees.
@@ -30,9 +34,21 @@ REVOKE INSERT ON usage_records FROM coulomb_platform;
 GRANT USAGE ON SCHEMA usage_partitions TO coulomb_platform;
 GRANT SELECT, INSERT ON ALL TABLES IN SCHEMA usage_partitions TO coulomb_platform;
 REVOKE INSERT ON usage_partitions.usage_records_default FROM coulomb_platform;
-REVOKE EXECUTE ON FUNCTION make_usage_partition (date), drop_usage_partition (date, boolean) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION make_usage_partition (date), drop_usage_partition (date, boolean)
-    TO coulomb_platform;
+-- The audit log is written through its parent alone.
+DO $$
+DECLARE
+    part regclass;
+BEGIN
+    FOR part IN SELECT inhrelid FROM pg_inherits WHERE inhparent = 'audit_log'::regclass LOOP
+        EXECUTE format('REVOKE ALL ON %s FROM coulomb_platform', part);
+    END LOOP;
+END $$;
+REVOKE EXECUTE ON FUNCTION make_usage_partition (date), drop_usage_partition (date, boolean),
+    make_audit_partition (date), drop_audit_partition (date),
+    erase_inbox_body (bigint, bigint, bytea, timestamptz), erase_entries (bigint, text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION make_usage_partition (date), drop_usage_partition (date, boolean),
+    make_audit_partition (date), drop_audit_partition (date),
+    erase_inbox_body (bigint, bigint, bytea, timestamptz), erase_entries (bigint, text) TO coulomb_platform;
 REVOKE INSERT, UPDATE, DELETE, TRUNCATE ON __diesel_schema_migrations, coulomb_migrations
     FROM coulomb_platform;
 GRANT SELECT ON ALL TABLES IN SCHEMA coulomb TO coulomb_org;
@@ -41,8 +57,8 @@ REVOKE ALL ON usage_keys, stripe_arrivals, stripe_inbox, stripe_inbox_queue, str
     rating_counters, quota_slot_orgs, usage_months_gone, battery_effects_queue, battery_effects,
         battery_effects_ignored, battery_effects_skipped, battery_effects_waiting,
     document_numbers, issued_numbers, payment_references, sellers, payment_accounts, own_coupons,
-    own_tax_rates, month_manifests, debtor_numbers,
-    coulomb_migrations, __diesel_schema_migrations FROM coulomb_org;
+    own_tax_rates, month_manifests, debtor_numbers, imported_keys, org_erasures,
+    stripe_inbox_erased, coulomb_migrations, __diesel_schema_migrations FROM coulomb_org;
 
 DO $$
 DECLARE

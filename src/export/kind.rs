@@ -1,5 +1,6 @@
-//! What an export can hold: rows of billing, entries of batteries, or usage.
+//! What an export can hold: rows of billing, entries of batteries or of the audit log, or usage.
 
+use super::audit;
 use crate::battery::exports as battery;
 use crate::billing::exports::{Column, Kind};
 use crate::usage::exports::{self as usage, UsageColumns};
@@ -11,6 +12,8 @@ pub enum ExportKind {
     Billing(Kind),
     /// Entries of batteries' ledgers.
     Battery,
+    /// Entries of the audit log.
+    Audit,
     /// Usage of each day or month.
     Usage(TimeUnit, UsageColumns),
 }
@@ -22,6 +25,7 @@ impl ExportKind {
         match self {
             Self::Billing(kind) => kind.name(),
             Self::Battery => battery::NAME,
+            Self::Audit => audit::NAME,
             Self::Usage(_, columns) => columns.name(),
         }
     }
@@ -32,6 +36,7 @@ impl ExportKind {
         match self {
             Self::Billing(kind) => kind.columns(),
             Self::Battery => battery::COLUMNS,
+            Self::Audit => audit::COLUMNS,
             Self::Usage(_, columns) => columns.columns(),
         }
     }
@@ -41,6 +46,7 @@ impl ExportKind {
         match self {
             Self::Billing(kind) => kind.definition().order,
             Self::Battery => battery::ORDER,
+            Self::Audit => audit::ORDER,
             Self::Usage(..) => usage::ORDER,
         }
     }
@@ -50,6 +56,7 @@ impl ExportKind {
         match self {
             Self::Billing(_) => &[Grouping { name: "currencies", by: "currency", only: &[] }],
             Self::Battery => &[Grouping { name: "kinds", by: "kind", only: &[] }],
+            Self::Audit => &[Grouping { name: "actions", by: "action", only: &[] }],
             // Costs of different meters add up, their quantities do not.
             Self::Usage(_, UsageColumns::Plain) => &[
                 Grouping { name: "currencies", by: "currency", only: &["cost"] },

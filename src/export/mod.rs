@@ -4,6 +4,7 @@
 //! pages, written one by one, added up, and compared with the totals. An export that does not add up fails;
 //! it never looks complete.
 
+mod audit;
 mod battery;
 mod billing;
 pub(crate) mod csv;
@@ -28,6 +29,7 @@ use diesel::pg::PgConnection;
 
 use crate::db::{self, Scope};
 use crate::error::Error;
+pub use audit::{AuditParams, AuditRows};
 pub use battery::{BatteryParams, Entries};
 pub use kind::ExportKind;
 pub use params::{ExportParams, ExportRequest, Format};

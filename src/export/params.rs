@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use utoipa::IntoParams;
 
 use super::ExportKind;
+use super::audit::AuditRows;
 use super::battery::Entries;
 use super::usage::UsageRows;
 use super::zone::Zone;
@@ -223,6 +224,8 @@ pub struct ExportRequest {
     pub(super) header: bool,
     pub(super) bom: bool,
     pub entries: Entries,
+    /// Of the audit log: narrows the export.
+    pub audit: AuditRows,
     /// Of usage: its rows.
     pub(super) usage: Option<UsageRows>,
     /// The parameters as they were given.
@@ -292,6 +295,7 @@ impl ExportParams {
             header: boolean("header", &self.header)?.unwrap_or(true),
             bom: boolean("bom", &self.bom)?.unwrap_or(false),
             entries: Entries::default(),
+            audit: AuditRows::default(),
             usage: None,
             given: given(self)?,
         })

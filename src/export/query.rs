@@ -7,7 +7,7 @@ use diesel::sql_types::{Array, BigInt, Bool, Date, Integer, Text, Timestamptz};
 
 use super::kind::Grouping;
 use super::params::{ExportRange, ExportRequest};
-use super::{ExportKind, battery, billing, usage};
+use super::{ExportKind, audit, battery, billing, usage};
 use crate::battery::exports::FROM;
 use crate::billing::exports::{Column, Type};
 use crate::db::Scope;
@@ -100,6 +100,7 @@ impl Query {
             (ExportKind::Usage(..), None) => {
                 return Err(Error::Internal("an export of usage without its rows".to_owned()));
             }
+            (ExportKind::Audit, _) => (audit::FROM.to_owned(), audit::conditions(conn, request, scope)?),
             (ExportKind::Battery, _) => (FROM.to_owned(), battery::conditions(conn, request, scope)?),
         };
         let part = Part { columns: of.columns(), tables, order: of.order(), conditions };

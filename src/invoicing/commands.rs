@@ -109,6 +109,7 @@ pub fn create(
     if body.items.len() > 500 {
         return Err(Error::invalid("items", "must be at most 500"));
     }
+    org.standing.admit_billing()?;
     let terms = profiles::terms(conn, org.org_id)?;
     let currency = body.currency.clone().unwrap_or_else(|| terms.profile.currency.clone());
     money::check_currency("currency", &currency)?;

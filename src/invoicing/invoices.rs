@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::account::Account;
 use crate::error::Error;
-use crate::schema::own_invoices as t;
+use crate::schema::{orgs, own_invoices as t};
 
 /// A row of `own_invoices`.
 #[derive(Clone, Debug, Queryable, Selectable)]
@@ -185,6 +185,14 @@ pub(super) fn due_drafts(
 ) -> QueryResult<Vec<(i64, String)>> {
     t::table
         .filter(t::finalized_at.is_null().and(t::finalize_at.le(now)))
+        // Nothing is billed to an org that is archived.
+        .filter(
+            t::org_id.ne_all(
+                orgs::table
+                    .filter(orgs::archived_at.is_not_null().or(orgs::erased_at.is_not_null()))
+                    .select(orgs::org_id),
+            ),
+        )
         .order(t::finalize_at)
         .limit(limit)
         .select((t::org_id, t::invoice_id))

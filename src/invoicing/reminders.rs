@@ -45,6 +45,7 @@ pub fn remind(conn: &mut PgConnection, now: DateTime<Utc>) -> Result<usize, Erro
              SELECT i.org_id, i.invoice_id, r.step, t.today - i.due_date AS days_overdue
              FROM own_invoices i
              JOIN sellers s USING (seller_id)
+             JOIN orgs p ON p.org_id = i.org_id AND p.archived_at IS NULL AND p.erased_at IS NULL
              CROSS JOIN LATERAL (SELECT ($1 AT TIME ZONE (s.settings ->> 'time_zone'))::date AS today) t
              CROSS JOIN LATERAL (SELECT max(d.place)::integer AS step
                  FROM jsonb_array_elements_text(s.settings -> 'reminder_days') WITH ORDINALITY d (days, place)

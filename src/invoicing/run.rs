@@ -56,8 +56,8 @@ fn due_orgs(conn: &mut PgConnection, after: i64, now: DateTime<Utc>) -> QueryRes
     }
     let rows: Vec<DueOrg> = diesel::sql_query(
         "SELECT b.org_id
-         FROM billing_profiles b JOIN sellers e USING (seller_id)
-         WHERE b.automatic AND b.org_id > $1 AND EXISTS (
+         FROM billing_profiles b JOIN sellers e USING (seller_id) JOIN orgs o USING (org_id)
+         WHERE o.archived_at IS NULL AND o.erased_at IS NULL AND b.automatic AND b.org_id > $1 AND EXISTS (
              SELECT FROM local_subscriptions s
              LEFT JOIN LATERAL (SELECT max(p.period_end) AS until FROM invoiced_periods p
                  WHERE p.org_id = s.org_id AND p.subscription_id = s.subscription_id AND p.what = 'usage') u

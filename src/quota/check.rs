@@ -31,11 +31,23 @@ use crate::quantity::Quantity;
 /// The questions of one request; each may name another org.
 pub type CheckItems = Vec<(OrgRef, RequestedUsage)>;
 
+/// Why an org may use nothing.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct OrgRefusal {
+    /// `org_suspended`, `org_archived` or `org_erased`.
+    pub code: &'static str,
+    /// The reason, for people.
+    pub detail: String,
+}
+
 /// The answer to one item.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Verdict {
-    /// Whether it fits under every hard limit, and the battery holds enough.
+    /// Whether the org may use anything, it fits under every hard limit, and the battery holds enough.
     pub allowed: bool,
+    /// Why the org may use nothing at all: it is suspended or archived.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refused: Option<OrgRefusal>,
     /// Public id of the org.
     pub org: String,
     /// Key of the meter.
@@ -189,8 +201,12 @@ impl CurrentState<'_> {
         let account = self.batteries.get(org.org_id).filter(|_| !units.is_zero());
         let debt_limit = rules.limits.battery.debt_limit(org);
         let holds = account.is_none_or(|account| account.fits(units, debt_limit));
+        let refusal = org.standing.refusal();
         Ok(Verdict {
-            allowed: holds && limits.iter().all(|limit| limit.fits(count(&limit.key), usage.amount)),
+            allowed: refusal.is_none()
+                && holds
+                && limits.iter().all(|limit| limit.fits(count(&limit.key), usage.amount)),
+            refused: refusal.map(|(code, detail)| OrgRefusal { code, detail }),
             org: org.public_id.to_string(),
             meter: meter.key.clone(),
             amount: Quantity(usage.amount),

@@ -8,8 +8,11 @@ use diesel::pg::PgConnection;
 use super::NextTurn;
 use crate::api::commands;
 use crate::app::App;
+use crate::audit;
+use crate::auth::uses;
 use crate::battery::{effects, upkeep};
 use crate::db;
+use crate::erasure;
 use crate::error::Error;
 use crate::integrity::derived_tables::CountingSettings;
 use crate::invoicing::{reminders, run};
@@ -26,6 +29,8 @@ const EFFECTS_BATCH: u32 = 250;
 /// Stripe waits for the answers, and nobody notices a projection that comes some tenths of a second later.
 const PAUSE_PER_TURN: u32 = 15;
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// How long it is remembered in memory when a key was used: longer than until it is written.
+const USES_KEPT: TimeDelta = TimeDelta::minutes(10);
 /// Drafts are made for so long in one turn. Those that are left are made in the next one.
 const LONGEST_DRAFTING: Duration = Duration::from_secs(60);
 /// The longest billing period: three years.
@@ -173,15 +178,55 @@ pub(super) fn delete_idempotency_keys(app: &App, conn: &mut PgConnection) -> Res
     Ok(if deleted == 0 { NextTurn::AfterInterval } else { NextTurn::AtOnce })
 }
 
-/// Creates partitions of usage records ahead of time, and retires old ones.
+/// Takes the personal fields of erased orgs out of Stripe's events.
+pub(super) fn erase_orgs(app: &App, conn: &mut PgConnection) -> Result<NextTurn, Error> {
+    let more = db::run_once(conn, |conn| erasure::step(conn, app.clock.now()))?;
+    if more {
+        app.wake.all();
+    }
+    Ok(if more { NextTurn::AtOnce } else { NextTurn::AfterInterval })
+}
+
+/// Writes the audit entries of what is only counted, and when keys were used.
+pub(super) fn write_tallies(app: &App, conn: &mut PgConnection) -> Result<NextTurn, Error> {
+    let now = app.clock.now();
+    app.tallies.write(conn, now, false)?;
+    let used = app.keyring.uses(now, false);
+    app.keyring.written(&used, &uses::write(conn, &used, now, false)?);
+    app.keyring.forget_unused(now - USES_KEPT);
+    if let Some(addresses) = &app.addresses {
+        addresses.forget_old();
+    }
+    Ok(NextTurn::AfterInterval)
+}
+
+/// As [`write_tallies`], of the present minute too: the daemon ends.
+pub(super) fn write_all_tallies(app: &App) -> Result<(), Error> {
+    let now = app.clock.now();
+    let uses = app.keyring.uses(now, true);
+    if app.tallies.is_empty() && uses.is_empty() {
+        return Ok(());
+    }
+    let conn = &mut app.db.connect_worker()?;
+    app.tallies.write(conn, now, true)?;
+    uses::write(conn, &uses, now, true).map(drop)
+}
+
+/// Creates partitions of usage records and of the audit log ahead of time, and retires old ones.
 pub(super) fn maintain_partitions(app: &App, conn: &mut PgConnection) -> Result<NextTurn, Error> {
     let now = app.clock.now();
     partitions::create_ahead(conn, now, app.config.usage_window_back_days)?;
+    audit::partitions::create_ahead(conn, now)?;
+    let dropped = if may_delete(app) {
+        audit::partitions::drop_oldest(conn, app.config.audit_retention_months, now)?
+    } else {
+        None
+    };
     let retired = if may_delete(app) { partitions::remove_oldest(conn, &app.config, now)? } else { None };
     if retired.is_some() {
         app.partitions.forget();
     }
-    Ok(if retired.is_some() { NextTurn::AtOnce } else { NextTurn::AfterInterval })
+    Ok(if retired.or(dropped).is_some() { NextTurn::AtOnce } else { NextTurn::AfterInterval })
 }
 
 /// Compares some past days with their usage records, and repairs them.

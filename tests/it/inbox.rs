@@ -112,6 +112,8 @@ async fn the_daemon_cannot_change_what_must_not_change() {
         "TRUNCATE stripe_inbox",
         "UPDATE audit_log SET actor = ''",
         "DELETE FROM audit_log",
+        "DELETE FROM usage_partitions.audit_log_default",
+        "INSERT INTO usage_partitions.audit_log_default DEFAULT VALUES",
         "DELETE FROM stripe_inbox_redeliveries",
         "UPDATE stripe_arrivals SET bodies = '{}'",
         "UPDATE battery_entries SET amount = 1",

@@ -70,17 +70,19 @@ fn own_org(principal: &Principal) -> Option<String> {
 
 /// `GET /v1/<resources>`: a page of Stripe's objects.
 pub(super) async fn list<R: Resource>(read: ReadRequest) -> Result<HttpResponse, Error> {
-    list_by::<R>(read, R::list).await
+    list_by::<R>(read, false, R::list).await
 }
 
 /// As [`list`], of both origins.
 pub(in crate::api) async fn list_both<R: TwoOrigins>(mut read: ReadRequest) -> Result<HttpResponse, Error> {
     let OriginQuery { origin } = read.take()?;
-    list_by::<R>(read, move |conn, listing| reads::list::<R>(conn, listing, origin)).await
+    // Invoices, payments, refunds and credit notes: who read which money is in the audit log.
+    list_by::<R>(read, true, move |conn, listing| reads::list::<R>(conn, listing, origin)).await
 }
 
 async fn list_by<R: Resource>(
     mut read: ReadRequest,
+    noted: bool,
     fetch: impl Fn(&mut PgConnection, &Listing<R::Filter>) -> Result<Vec<(Position, R::View)>, Error>
     + Send
     + 'static,
@@ -90,6 +92,11 @@ async fn list_by<R: Resource>(
     let (basics, filter): (Basics, R::Filter) = (read.take()?, read.take()?);
     let page = read.take_page(R::OBJECTS[0])?;
     let (org, directory) = (OrgName::of(&read.principal, owners.org, "org")?, read.directory());
+    if noted {
+        let (own, named) = (read.principal.org_id(), org.clone());
+        let org_id = move |conn: &mut PgConnection| named.as_ref().map_or(Ok(own), |org| org.row_id(conn));
+        read.note("money.list", &read.collection(), org_id).await?;
+    }
     read.list_keyed(page, move |conn, page| {
         let org = org.as_ref().map(|org| org.find(&directory, conn)).transpose()?;
         let listing = Listing {

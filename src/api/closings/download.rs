@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
 
 use crate::api::exports::download::permit;
-use crate::api::http::RequestId;
+use crate::api::http::address;
 use crate::api::reads::ReadRequest;
 use crate::audit::{AuditEntry, Author};
 use crate::auth::PLATFORM;
@@ -45,7 +45,7 @@ pub(super) async fn respond(
     file: File,
 ) -> Result<HttpResponse, Error> {
     let permit = permit(&read.app, &read.principal).await?;
-    let (actor, request_id) = (format!("key:{}", read.principal.key_id), RequestId::of(request));
+    let (actor, origin) = (format!("key:{}", read.principal.key_id), address::origin(&read.app, request));
     let (now, name) = (read.app.clock.now(), file.name.clone());
     let (db, rows, write) = (read.app.db.clone(), read.principal.rows, file.write);
     let (sender, digest) = oneshot::channel();
@@ -65,7 +65,7 @@ pub(super) async fn respond(
                 let detail = json!({ "file": name, "sha256": digest });
                 let entry =
                     AuditEntry { org_id: PLATFORM, action: "month.export", target: name.clone(), detail };
-                let author = Author { actor: &actor, at: now, request_id: Some(&request_id) };
+                let author = Author { actor: &actor, at: now, origin: Some(&origin) };
                 // On another connection, for this one only reads.
                 entry.write(&mut db.connect_export()?, &author)?;
                 if let Some(sender) = sender.take() {

@@ -24,6 +24,7 @@ impl Modify for Columns {
             describe("/v1/invoices/export", &format!("\n\n### Columns of `of={}`\n\n{table}", kind.name()));
         }
         describe("/v1/battery/export", &format!("\n\n### Columns\n\n{}", column_table(ExportKind::Battery)));
+        describe("/v1/audit/export", &format!("\n\n### Columns\n\n{}", column_table(ExportKind::Audit)));
         for (title, of) in USAGE {
             let table = column_table(of);
             describe("/v1/usage/export", &format!("\n\n### Columns of {title}\n\n{table}"));
@@ -59,7 +60,8 @@ mod tests {
     fn the_page_for_finance_has_the_columns_of_the_code() {
         let page = include_str!("../../../docs/exports.md");
         let usage = USAGE.map(|(_, of)| of);
-        for of in Kind::ALL.map(ExportKind::Billing).into_iter().chain([ExportKind::Battery]).chain(usage) {
+        let ours = [ExportKind::Battery, ExportKind::Audit];
+        for of in Kind::ALL.map(ExportKind::Billing).into_iter().chain(ours).chain(usage) {
             let table = column_table(of);
             assert!(page.contains(&table), "docs/exports.md lacks this table of {}:\n{table}", of.name());
         }

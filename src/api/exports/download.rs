@@ -12,9 +12,9 @@ use diesel::pg::PgConnection;
 use futures_util::stream::Stream;
 use tokio::sync::oneshot;
 
-use crate::api::http::RequestId;
+use crate::api::http::address;
 use crate::app::App;
-use crate::audit::Author;
+use crate::audit::{Author, Origin};
 use crate::auth::Principal;
 use crate::error::Error;
 use crate::export::{self, Ended, ExportRequest, Format, Output, Totals, output_failed, stream};
@@ -39,7 +39,7 @@ pub(crate) async fn respond(
 ) -> Result<HttpResponse, Error> {
     let wanted = wanted.within(principal)?;
     let (format, name) = (wanted.format, wanted.of.name());
-    let (totals, body) = start(app, principal, RequestId::of(request), wanted).await?;
+    let (totals, body) = start(app, principal, address::origin(app, request), wanted).await?;
     let mut response = HttpResponse::Ok();
     response
         .insert_header((CONTENT_TYPE, content_type(format)))
@@ -54,7 +54,7 @@ pub(crate) async fn respond(
 }
 
 /// Answers with the control totals of the rows that the key may see.
-pub(super) async fn respond_totals(
+pub(crate) async fn respond_totals(
     app: &App,
     principal: &Principal,
     wanted: ExportRequest,
@@ -89,7 +89,7 @@ pub(crate) async fn permit(app: &App, principal: &Principal) -> Result<Share, Er
 async fn start(
     app: &App,
     principal: &Principal,
-    request_id: String,
+    origin: Origin,
     wanted: ExportRequest,
 ) -> Result<(Totals, impl Stream<Item = io::Result<Bytes>> + use<>), Error> {
     let (permit, db, scope) = (permit(app, principal).await?, app.db.clone(), principal.rows);
@@ -104,7 +104,7 @@ async fn start(
         let mut end = out.clone();
         let mut rows = 0;
         let record = |conn: &mut PgConnection, ended: Ended<'_>| {
-            let author = Author { actor: &actor, at: clock.now(), request_id: Some(&request_id) };
+            let author = Author { actor: &actor, at: clock.now(), origin: Some(&origin) };
             export::record(conn, scope, &wanted, &author, ended)
         };
         let written = panics::catch_as_error(|| {

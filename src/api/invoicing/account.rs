@@ -84,6 +84,8 @@ pub(crate) async fn show_statement(
         return Err(Error::invalid("before", "must be after `from`"));
     }
     let (name, directory) = (OrgName::must(&read.principal, Some(id.into_inner()), "id")?, read.directory());
+    let noted = name.clone();
+    read.note("account.read", "statement", move |conn| noted.row_id(conn)).await?;
     read.show(move |conn| {
         let org = name.find(&directory, conn)?;
         statement::statement(conn, (org.org_id, &org.public_id), &query.currency, days, &page)

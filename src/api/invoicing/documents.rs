@@ -100,12 +100,14 @@ async fn answer(mut read: ReadRequest, id: web::Path<String>, owner: Owner) -> R
     read.params.done()?;
     query.check()?;
     let (own, directory, now) = (read.principal.own_org_id(), read.directory(), read.app.clock.now());
+    let named = id.clone();
     let found = read.run_as_platform(move |conn| {
         let org_id = owner(conn, &id, own)?;
         let org = directory.find(conn, org_id)?;
-        commands::document(conn, &org, &id, now)
+        Ok((org_id, commands::document(conn, &org, &id, now)?))
     });
-    let mut document = found.await?;
+    let (org_id, mut document) = found.await?;
+    read.note("document.read", &named, move |_| Ok(org_id)).await?;
     if let Some(language) = &query.language {
         document.language.clone_from(language);
     }

@@ -29,6 +29,8 @@ const TEXTS: &[(&str, &str)] = &[
     ("2026-11-21-001200", include_str!("../../../migrations/2026-11-21-001200_stripe_arrivals/up.sql")),
     ("2026-11-21-001300", include_str!("../../../migrations/2026-11-21-001300_effects_skipped/up.sql")),
     ("2026-11-21-001400", include_str!("../../../migrations/2026-11-21-001400_copied_keys/up.sql")),
+    ("2026-11-28-001300", include_str!("../../../migrations/2026-11-28-001300_org_standing/up.sql")),
+    ("2026-11-28-001400", include_str!("../../../migrations/2026-11-28-001400_erasure/up.sql")),
     ("2026-11-21-001500", include_str!("../../../migrations/2026-11-21-001500_arrival_errors/up.sql")),
     ("2026-11-21-001600", include_str!("../../../migrations/2026-11-21-001600_records_by_key/up.sql")),
     ("2026-11-21-001800", include_str!("../../../migrations/2026-11-21-001800_own_schema/up.sql")),
@@ -53,6 +55,8 @@ const TEXTS: &[(&str, &str)] = &[
     ("2026-11-28-000400", include_str!("../../../migrations/2026-11-28-000400_usage_currencies/up.sql")),
     ("2026-11-28-000500", include_str!("../../../migrations/2026-11-28-000500_usage_labels/up.sql")),
     ("2026-11-28-000600", include_str!("../../../migrations/2026-11-28-000600_short_periods/up.sql")),
+    ("2026-11-28-001100", include_str!("../../../migrations/2026-11-28-001100_audit_months/up.sql")),
+    ("2026-11-28-001200", include_str!("../../../migrations/2026-11-28-001200_keys/up.sql")),
 ];
 
 /// A row of `coulomb_migrations`: a migration that the database has.

@@ -43,6 +43,7 @@ impl LockedState<'_> {
                 ));
             }
             None => {
+                org.standing.admit()?;
                 if let Some(refused) = self.refusal(org, meter, &limits, usage.amount, units)? {
                     return Ok(refused);
                 }

@@ -151,7 +151,11 @@ impl Ingest {
         let resolver = Resolver { catalog, series: &self.series, caller: *caller, window, now };
         let resolve = |(position, event): (usize, &Result<UsageEvent<'_>, Rejection>)| {
             let event = event.as_ref().map_err(Clone::clone)?;
-            let usage = resolver.resolve(event, orgs.get(position, event)?)?;
+            let org = orgs.get(position, event)?;
+            if let Some((rule, detail)) = org.standing.refusal_of_usage() {
+                return Err(Rejection::new("org", rule, detail));
+            }
+            let usage = resolver.resolve(event, org)?;
             unpriced::refuse(&usage)?;
             Ok(usage)
         };
