@@ -1,6 +1,7 @@
 //! The parts of the running program, for the daemon and for tests.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::auth::keyring::Keyring;
 use crate::battery::upkeep::Allowances;
@@ -9,7 +10,9 @@ use crate::billing::org_plan::AsOf;
 use crate::config::Config;
 use crate::db::Db;
 use crate::documents::html::Template;
+use crate::egress::ClientOptions;
 use crate::integrity::background::SummaryRepair;
+use crate::messages::sender::Sender;
 use crate::metering::partitions::KnownPartitions;
 use crate::metrics::Metrics;
 use crate::quota::rulebook::RulebookCache;
@@ -62,6 +65,8 @@ pub struct App {
     pub exports: Arc<Shares>,
     /// How documents look.
     pub template: Template,
+    /// Sends messages.
+    pub sender: Sender,
     /// Turns to have a document made into a page.
     pub pages: Turns,
 }
@@ -109,6 +114,11 @@ impl App {
             config.quota_queue as usize,
         );
         let usage = Ingest::start(&db, &quotas.context, &threads, &config);
+        let options = ClientOptions {
+            rules: config.message_targets(),
+            timeout: Duration::from_secs(u64::from(config.message_timeout_s)),
+        };
+        let sender = Sender::start(&threads, options, clock.clone());
         let exports = Shares::new(usize::from(config.exports));
         Self {
             config,
@@ -132,6 +142,7 @@ impl App {
             allowances: Allowances::default(),
             exports,
             template: Template::default(),
+            sender,
             pages: Turns::new(PAGES),
         }
     }

@@ -32,6 +32,8 @@ enum NextTurn {
 /// checks its connection and whether to stop.
 const LONGEST_TURN: Duration = Duration::from_secs(900);
 
+type LastTurn = fn(&App, &mut PgConnection) -> Result<(), Error>;
+
 /// A line of the table.
 struct Worker {
     name: &'static str,
@@ -42,6 +44,8 @@ struct Worker {
     /// Whether new deliveries in the inbox end its rest.
     woken_by_inbox: bool,
     turn: fn(&App, &mut PgConnection) -> Result<NextTurn, Error>,
+    /// What is left to do when the daemon stops.
+    last_turn: Option<LastTurn>,
 }
 
 /// Every worker. Any number of replicas may run each at the same time: a worker takes its rows with SKIP
@@ -53,6 +57,7 @@ const WORKERS: &[Worker] = &[
         interval: Duration::from_millis(500),
         woken_by_inbox: true,
         turn: tasks::project_inbox,
+        last_turn: None,
     },
     Worker {
         name: "org-listener",
@@ -60,6 +65,7 @@ const WORKERS: &[Worker] = &[
         interval: directory::HEARD_WITHIN,
         woken_by_inbox: false,
         turn: tasks::listen_for_orgs,
+        last_turn: None,
     },
     Worker {
         name: "key-sweeper",
@@ -67,6 +73,7 @@ const WORKERS: &[Worker] = &[
         interval: Duration::from_secs(600),
         woken_by_inbox: false,
         turn: tasks::delete_idempotency_keys,
+        last_turn: None,
     },
     Worker {
         name: "usage-partitions",
@@ -74,6 +81,7 @@ const WORKERS: &[Worker] = &[
         interval: Duration::from_secs(600),
         woken_by_inbox: false,
         turn: tasks::maintain_partitions,
+        last_turn: None,
     },
     Worker {
         name: "usage-refresh",
@@ -81,6 +89,7 @@ const WORKERS: &[Worker] = &[
         interval: Duration::from_secs(5),
         woken_by_inbox: false,
         turn: tasks::repair_summaries,
+        last_turn: None,
     },
     Worker {
         name: "reservation-sweeper",
@@ -88,6 +97,7 @@ const WORKERS: &[Worker] = &[
         interval: Duration::from_secs(1),
         woken_by_inbox: false,
         turn: tasks::end_overdue_reservations,
+        last_turn: None,
     },
     Worker {
         name: "local-subscriptions",
@@ -95,6 +105,7 @@ const WORKERS: &[Worker] = &[
         interval: Duration::from_secs(60),
         woken_by_inbox: false,
         turn: tasks::update_local_subscriptions,
+        last_turn: None,
     },
     Worker {
         name: "billing-run",
@@ -102,6 +113,7 @@ const WORKERS: &[Worker] = &[
         interval: Duration::from_secs(5),
         woken_by_inbox: false,
         turn: tasks::run_billing,
+        last_turn: None,
     },
     Worker {
         name: "battery-upkeep",
@@ -109,6 +121,7 @@ const WORKERS: &[Worker] = &[
         interval: Duration::from_secs(1),
         woken_by_inbox: false,
         turn: tasks::update_batteries,
+        last_turn: None,
     },
     Worker {
         name: "quota-cleaner",
@@ -116,6 +129,31 @@ const WORKERS: &[Worker] = &[
         interval: Duration::from_secs(600),
         woken_by_inbox: false,
         turn: tasks::delete_quota_periods,
+        last_turn: None,
+    },
+    Worker {
+        name: "message-dispatcher",
+        threads: |_| 1,
+        interval: Duration::from_millis(100),
+        woken_by_inbox: false,
+        turn: tasks::assign_messages,
+        last_turn: None,
+    },
+    Worker {
+        name: "message-sender",
+        threads: |_| 1,
+        interval: Duration::from_millis(100),
+        woken_by_inbox: false,
+        turn: tasks::send_messages,
+        last_turn: Some(tasks::finish_messages),
+    },
+    Worker {
+        name: "message-cleaner",
+        threads: |_| 1,
+        interval: Duration::from_secs(600),
+        woken_by_inbox: false,
+        turn: tasks::delete_messages,
+        last_turn: None,
     },
 ];
 
@@ -196,6 +234,11 @@ fn run(worker: &Worker, app: &App, heartbeat: &Heartbeat) {
                 app.wake.rest(app.wake.generation(), rest, false);
             }
         }
+    }
+    if let (Some(last_turn), Some(conn)) = (worker.last_turn, &mut conn)
+        && let Err(error) = last_turn(app, conn)
+    {
+        tracing::warn!(worker = worker.name, %error, "a worker could not finish its work");
     }
 }
 

@@ -29,6 +29,7 @@ pub mod read;
 pub mod refunds;
 pub mod subscription_periods;
 pub mod subscriptions;
+pub mod told;
 
 use std::collections::BTreeSet;
 

@@ -30,6 +30,7 @@ mod invoicing;
 mod links;
 mod local_months;
 mod logs;
+mod messages;
 mod meters;
 mod migrations;
 mod mirrors;

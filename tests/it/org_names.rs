@@ -70,6 +70,7 @@ fn bodies() -> BTreeMap<&'static str, Value> {
         json!({ "number": "n-{n}", "issue_date": "2020-01-01", "total": 0, "lines": lines });
     let amended = json!({ "event_name": "tokens", "data": { "value": 2 } });
     BTreeMap::from([
+        ("POST /v1/message_endpoints", json!({ "url": "https://example.com/{n}" })),
         ("PATCH /v1/orgs/{id}", json!({})),
         ("PUT /v1/orgs/{id}/stripe_customers/{customer_id}", json!({})),
         ("DELETE /v1/orgs/{id}/stripe_customers/{customer_id}", json!({})),

@@ -50,6 +50,7 @@ const TEXTS: &[(&str, &str)] = &[
     ("2026-11-28-000100", include_str!("../../../migrations/2026-11-28-000100_own_invoices/up.sql")),
     ("2026-11-28-000200", include_str!("../../../migrations/2026-11-28-000200_finance_columns/up.sql")),
     ("2026-11-28-000300", include_str!("../../../migrations/2026-11-28-000300_month_manifests/up.sql")),
+    ("2026-11-28-020001", include_str!("../../../migrations/2026-11-28-020001_messages/up.sql")),
 ];
 
 /// A row of `coulomb_migrations`: a migration that the database has.
