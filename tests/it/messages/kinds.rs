@@ -102,8 +102,8 @@ async fn tells(world: &World, expected: &[&str]) -> BTreeMap<String, Vec<Value>>
     let expected: BTreeSet<&str> = expected.iter().copied().collect();
     let started = Instant::now();
     loop {
-        let waiting = world.number("SELECT count(*) FROM outbox_messages WHERE position IS NULL");
         let written = world.value("SELECT string_agg(DISTINCT type, ' ') FROM outbox_messages");
+        let waiting = world.number("SELECT count(*) FROM outbox_messages WHERE position IS NULL");
         let written = written.unwrap_or_default();
         let missing: Vec<_> =
             expected.iter().filter(|kind| !written.split(' ').any(|one| one == **kind)).collect();
