@@ -169,5 +169,6 @@ async fn old_messages_go_and_are_not_written_again() {
     assert_eq!(world.number("SELECT min(sequence) FROM message_deliveries"), 2);
     assert_eq!(world.number("SELECT count(*) FROM message_attempts WHERE sequence = 1"), 0);
     write(&world, [message(acme(&world), 1)], world.clock().now());
+    assert_eq!(world.number("SELECT count(*) FROM outbox_messages WHERE payload IS NOT NULL"), 1);
     assert_eq!(world.number("SELECT count(*) FROM outbox_messages"), 2);
 }
