@@ -14,6 +14,7 @@ pub mod health;
 pub mod http;
 pub mod invoicing;
 pub mod keys;
+pub mod messages;
 pub mod openapi;
 pub mod params;
 pub mod plans;

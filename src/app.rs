@@ -1,6 +1,7 @@
 //! The parts of the running program, for the daemon and for tests.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::audit::reads::NotedReads;
 use crate::audit::tally::Tallies;
@@ -11,8 +12,10 @@ use crate::billing::org_plan::AsOf;
 use crate::config::Config;
 use crate::db::Db;
 use crate::documents::html::Template;
+use crate::egress::ClientOptions;
 use crate::integrity::background::SummaryRepair;
 use crate::limits::AddressLimits;
+use crate::messages::sender::Sender;
 use crate::metering::partitions::KnownPartitions;
 use crate::metrics::Metrics;
 use crate::quota::rulebook::RulebookCache;
@@ -71,6 +74,8 @@ pub struct App {
     pub exports: Arc<Shares>,
     /// How documents look.
     pub template: Template,
+    /// Sends messages.
+    pub sender: Sender,
     /// Turns to have a document made into a page.
     pub pages: Turns,
 }
@@ -119,6 +124,11 @@ impl App {
         );
         let usage = Ingest::start(&db, &quotas.context, &threads, &config);
         let addresses = AddressLimits::new(config.address_requests_per_minute);
+        let options = ClientOptions {
+            rules: config.message_targets(),
+            timeout: Duration::from_secs(u64::from(config.message_timeout_s)),
+        };
+        let sender = Sender::start(&threads, options, clock.clone());
         let exports = Shares::new(usize::from(config.exports));
         Self {
             config,
@@ -145,6 +155,7 @@ impl App {
             allowances: Allowances::default(),
             exports,
             template: Template::default(),
+            sender,
             pages: Turns::new(PAGES),
         }
     }

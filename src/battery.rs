@@ -25,6 +25,7 @@ pub mod reads;
 pub mod terms;
 #[cfg(test)]
 mod tests;
+mod told;
 pub mod upkeep;
 
 pub use account::{Account, NewGrant, Note};

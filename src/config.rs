@@ -24,6 +24,7 @@ use self::sources::SettingSource;
 pub use self::sources::{FileSetting, FileSettings};
 use self::value::SettingValue;
 pub use self::value::{LogFormat, Proration, RetentionMode, StripeMode};
+use crate::egress::{AllowList, TargetRules};
 use crate::networks::Networks;
 use crate::realm::ActingRealms;
 
@@ -257,6 +258,15 @@ settings! {
     closing_old_keys: String = "COULOMB_CLOSING_OLD_KEYS", "";
     /// TOML file that says which accounts of the bookkeeping journals use. Unset: built-in names.
     journal_accounts: Option<PathBuf> = "COULOMB_JOURNAL_ACCOUNTS", "";
+    /// How long sending a message to an endpoint may take, in seconds: 1 to 60.
+    message_timeout_s: u32 = "COULOMB_MESSAGE_TIMEOUT_S", "15";
+    /// Whether endpoints may have `http` URLs. Everybody on the way can then read the messages.
+    message_allow_http: bool = "COULOMB_MESSAGE_ALLOW_HTTP", "false";
+    /// Networks, addresses and host names of the inside that messages may be sent to, separated by commas:
+    /// `10.1.0.0/16, hooks.internal`. Unset: only addresses of the public internet.
+    message_allow: String = "COULOMB_MESSAGE_ALLOW", "";
+    /// How long messages, their deliveries and attempts are kept, in days. 0: for ever.
+    message_retention_days: u16 = "COULOMB_MESSAGE_RETENTION_DAYS", "90";
     /// What is logged, as `level` or `target=level,…` (error, warn, info, debug, trace).
     log: String = "COULOMB_LOG", "info";
     /// `pretty`, `json`, or `auto`: pretty on a terminal, JSON otherwise.
@@ -268,6 +278,13 @@ impl Config {
     #[must_use]
     pub fn acting_realms(&self) -> ActingRealms {
         ActingRealms::new(self.stripe_mode == StripeMode::Live, self.stripe_accounts.iter().cloned())
+    }
+
+    /// Where messages may be sent to. The list was checked when the settings were read.
+    #[must_use]
+    pub fn message_targets(&self) -> TargetRules {
+        let allowed = AllowList::parse(&self.message_allow).unwrap_or_default();
+        TargetRules { allow_http: self.message_allow_http, allowed }
     }
 
     /// Reads the settings from this process's environment and the file.

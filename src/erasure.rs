@@ -137,7 +137,14 @@ fn erase_own(conn: &mut PgConnection, org_id: i64, public_id: &str, now: DateTim
              terms = jsonb_build_object('party', '{\"name\": \"erased\"}'::jsonb, 'automatic', false,
                  'currency', terms -> 'currency')
          WHERE org_id = $1",
-        "UPDATE outbox_messages SET payload = '{}' WHERE org_id = $1 AND created_at <= $2",
+        "UPDATE outbox_messages SET payload = '{}', object = NULL WHERE org_id = $1 AND created_at <= $2",
+        // What receivers answered may repeat a message.
+        "UPDATE message_attempts a SET excerpt = NULL FROM message_deliveries d
+         WHERE (a.org_id, a.endpoint_id, a.sequence) = (d.org_id, d.endpoint_id, d.sequence)
+             AND (d.org_id = $1 OR d.message_org_id = $1) AND a.at <= $2 AND a.excerpt IS NOT NULL",
+        "UPDATE message_endpoints SET url = 'https://erased.invalid/', description = '', enabled = false,
+             disabled_reason = 'erased', disabled_at = coalesce(disabled_at, $2), updated_at = $2
+         WHERE org_id = $1",
         "DELETE FROM quota_exemptions WHERE org_id = $1 AND created_at <= $2",
         "DELETE FROM idempotency_keys WHERE org_id = $1 AND created_at <= $2",
     ];

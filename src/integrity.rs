@@ -24,10 +24,14 @@ pub mod usage;
 
 use diesel::pg::PgConnection;
 use secrecy::ExposeSecret;
+use serde_json::json;
+use sha2::{Digest, Sha256};
 
+use crate::auth::PLATFORM;
 use crate::closing::check::{self, TrustedKeys};
 use crate::config::Config;
 use crate::error::Error;
+use crate::messages::{self, NewMessage};
 use crate::time::Clock;
 use derived_tables::CountingSettings;
 use derived_tables::parts::CheckedRange;
@@ -64,7 +68,29 @@ pub fn verify(
         results.push(check_accounts(conn)?);
         results.push(check_closings(conn, config)?);
     }
+    // A standby can be verified, and nothing can be written there.
+    if let Err(error) = messages::write(conn, drift(&results), clock.now()) {
+        tracing::warn!(%error, "the message about differences could not be written");
+    }
     Ok(results)
+}
+
+/// The messages about differences: one for each check, and none again about the same ones.
+fn drift(results: &[Checked]) -> Vec<NewMessage> {
+    let found = results.iter().filter(|one| !one.differences.is_empty());
+    found.map(|one| drift_found(one.check, &one.differences)).collect()
+}
+
+/// The message that a check found differences.
+fn drift_found(check: &str, differences: &[String]) -> NewMessage {
+    let digest = hex::encode(Sha256::digest(differences.join("\n")));
+    NewMessage {
+        org_id: PLATFORM,
+        kind: "drift.found",
+        dedupe_key: format!("drift:{check}:{digest}"),
+        data: json!({ "check": check, "differences": differences.len(), "first": differences.first() }),
+        object: None,
+    }
 }
 
 fn check_mirrors(

@@ -14,6 +14,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::messages::sender::SendTally;
 use crate::metering::event::Tally;
 use crate::threads::ThreadState;
 
@@ -33,6 +34,7 @@ struct WorkerLabel {
 /// Possible outcomes of webhook deliveries, of projected Stripe events, and of usage events.
 const DELIVERY_OUTCOMES: [&str; 2] = ["stored", "refused"];
 const PROJECTION_OUTCOMES: [&str; 5] = ["applied", "superseded", "without_object", "failed", "repeated"];
+const ATTEMPT_OUTCOMES: [&str; 3] = ["delivered", "refused", "unanswered"];
 const USAGE_OUTCOMES: [&str; 4] = ["accepted", "duplicate", "conflict", "rejected"];
 
 type Seconds = Gauge<f64, AtomicU64>;
@@ -53,6 +55,7 @@ pub struct Metrics {
     usage: Family<OutcomeLabel, Counter>,
     /// Requests without a valid key.
     pub auth_failures: Counter,
+    attempts: Family<OutcomeLabel, Counter>,
     worker_alive: Family<WorkerLabel, Gauge>,
     worker_last_turn_s: Family<WorkerLabel, Seconds>,
     worker_turn_s: Family<WorkerLabel, Seconds>,
@@ -68,6 +71,10 @@ pub struct Metrics {
     pub reservations_lapsed: Gauge,
     /// Usage events for which their meter has no matching rate.
     pub usage_unpriced: Gauge,
+    /// Messages that wait to be assigned, and deliveries that wait to be sent.
+    pub messages_waiting: Gauge,
+    /// Age in seconds of the oldest of them.
+    pub messages_oldest_s: Gauge,
     /// API connections in use.
     pub pool_in_use: Gauge,
     /// 1 while the database answers.
@@ -91,6 +98,7 @@ impl Default for Metrics {
             projected: Family::default(),
             usage: Family::default(),
             auth_failures: Counter::default(),
+            attempts: Family::default(),
             worker_alive: Family::default(),
             worker_last_turn_s: Family::default(),
             worker_turn_s: Family::default(),
@@ -100,6 +108,8 @@ impl Default for Metrics {
             effects_waiting: Gauge::default(),
             reservations_lapsed: Gauge::default(),
             usage_unpriced: Gauge::default(),
+            messages_waiting: Gauge::default(),
+            messages_oldest_s: Gauge::default(),
             pool_in_use: Gauge::default(),
             database_up: Gauge::default(),
             database_writable: Gauge::default(),
@@ -110,6 +120,7 @@ impl Default for Metrics {
             (&metrics.deliveries, &DELIVERY_OUTCOMES[..]),
             (&metrics.projected, &PROJECTION_OUTCOMES),
             (&metrics.usage, &USAGE_OUTCOMES),
+            (&metrics.attempts, &ATTEMPT_OUTCOMES),
         ] {
             outcomes.iter().for_each(|outcome| drop(family.get_or_create(&OutcomeLabel { outcome })));
         }
@@ -147,6 +158,11 @@ impl Metrics {
             self.usage.clone(),
         );
         r.register("auth_failures", "Requests without a valid key", self.auth_failures.clone());
+        r.register(
+            "message_attempts",
+            "Attempts to send a message by outcome: delivered (2xx), refused (another answer), unanswered",
+            self.attempts.clone(),
+        );
     }
 
     /// Registers the state of the inbox, batteries, reservations, usage and the pool.
@@ -182,6 +198,17 @@ impl Metrics {
             "usage_unpriced_events",
             "Usage events for which their meter has no matching rate: they cost nothing until priced",
             self.usage_unpriced.clone(),
+        );
+        r.register(
+            "message_deliveries_waiting",
+            "Messages that wait to be assigned, and deliveries that wait to be sent",
+            self.messages_waiting.clone(),
+        );
+        r.register_with_unit(
+            "message_oldest",
+            "Age of the oldest message that an enabled endpoint has not got",
+            Unit::Seconds,
+            self.messages_oldest_s.clone(),
         );
         r.register("pool_connections_in_use", "API database connections in use", self.pool_in_use.clone());
         r.register(
@@ -251,6 +278,14 @@ impl Metrics {
         let counts = [tally.accepted, tally.duplicate, tally.conflict, tally.rejected];
         for (outcome, count) in USAGE_OUTCOMES.into_iter().zip(counts).filter(|(_, count)| *count > 0) {
             self.usage.get_or_create(&OutcomeLabel { outcome }).inc_by(count);
+        }
+    }
+
+    /// Counts attempts to send messages.
+    pub fn count_attempts(&self, tally: SendTally) {
+        let counts = [tally.delivered, tally.refused, tally.unanswered];
+        for (outcome, count) in ATTEMPT_OUTCOMES.into_iter().zip(counts).filter(|(_, count)| *count > 0) {
+            self.attempts.get_or_create(&OutcomeLabel { outcome }).inc_by(count);
         }
     }
 

@@ -685,6 +685,86 @@ diesel::table! {
 }
 
 diesel::table! {
+    message_attempts (org_id, endpoint_id, sequence, attempt) {
+        org_id -> Int8,
+        endpoint_id -> Text,
+        sequence -> Int8,
+        attempt -> Int4,
+        at -> Timestamptz,
+        status -> Nullable<Int2>,
+        duration_ms -> Int4,
+        error -> Nullable<Text>,
+        excerpt -> Nullable<Text>,
+    }
+}
+
+diesel::table! {
+    message_counter (only_row) {
+        only_row -> Bool,
+        last_position -> Int8,
+    }
+}
+
+diesel::table! {
+    message_deliveries (org_id, endpoint_id, sequence) {
+        org_id -> Int8,
+        endpoint_id -> Text,
+        sequence -> Int8,
+        message_org_id -> Int8,
+        message_id -> Text,
+        state -> Text,
+        attempts -> Int4,
+        failures -> Int4,
+        created_at -> Timestamptz,
+        next_attempt_at -> Timestamptz,
+        ended_at -> Nullable<Timestamptz>,
+    }
+}
+
+diesel::table! {
+    message_endpoints (org_id, endpoint_id) {
+        org_id -> Int8,
+        endpoint_id -> Text,
+        url -> Text,
+        description -> Text,
+        kinds -> Array<Nullable<Text>>,
+        ordered -> Bool,
+        with_object -> Bool,
+        signature -> Text,
+        enabled -> Bool,
+        disabled_reason -> Nullable<Text>,
+        disabled_at -> Nullable<Timestamptz>,
+        created_at -> Timestamptz,
+        updated_at -> Timestamptz,
+    }
+}
+
+diesel::table! {
+    message_lanes (org_id, endpoint_id) {
+        org_id -> Int8,
+        endpoint_id -> Text,
+        last_sequence -> Int8,
+        due_at -> Timestamptz,
+        failing_since -> Nullable<Timestamptz>,
+        holder -> Nullable<Text>,
+        holder_pid -> Nullable<Int4>,
+        holder_started -> Nullable<Int8>,
+        held_until -> Nullable<Timestamptz>,
+    }
+}
+
+diesel::table! {
+    message_secrets (org_id, endpoint_id, number) {
+        org_id -> Int8,
+        endpoint_id -> Text,
+        number -> Int4,
+        secret -> Bytea,
+        created_at -> Timestamptz,
+        expires_at -> Nullable<Timestamptz>,
+    }
+}
+
+diesel::table! {
     meter_versions (meter_id, version) {
         meter_id -> Int4,
         version -> Int4,
@@ -779,8 +859,10 @@ diesel::table! {
         #[sql_name = "type"]
         type_ -> Text,
         dedupe_key -> Text,
-        payload -> Jsonb,
+        payload -> Nullable<Jsonb>,
         created_at -> Timestamptz,
+        object -> Nullable<Jsonb>,
+        position -> Nullable<Int8>,
     }
 }
 
@@ -1641,6 +1723,12 @@ diesel::allow_tables_to_appear_in_same_query!(
     invoices,
     issued_numbers,
     local_subscriptions,
+    message_attempts,
+    message_counter,
+    message_deliveries,
+    message_endpoints,
+    message_lanes,
+    message_secrets,
     meter_versions,
     meters,
     month_manifests,

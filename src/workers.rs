@@ -31,6 +31,8 @@ enum NextTurn {
 /// checks its connection and whether to stop.
 const LONGEST_TURN: Duration = Duration::from_secs(900);
 
+type LastTurn = fn(&App, &mut PgConnection) -> Result<(), Error>;
+
 /// A line of the table.
 struct Worker {
     name: &'static str,
@@ -41,6 +43,8 @@ struct Worker {
     /// Whether new deliveries in the inbox end its rest.
     woken_by_inbox: bool,
     turn: fn(&App, &mut PgConnection) -> Result<NextTurn, Error>,
+    /// What is left to do when the daemon stops.
+    last_turn: Option<LastTurn>,
 }
 
 /// Every worker. Any number of replicas may run each at the same time: a worker takes its rows with SKIP
@@ -52,6 +56,7 @@ const WORKERS: &[Worker] = &[
         interval: Duration::from_millis(500),
         woken_by_inbox: true,
         turn: tasks::project_inbox,
+        last_turn: None,
     },
     Worker {
         name: "org-listener",
@@ -59,6 +64,7 @@ const WORKERS: &[Worker] = &[
         interval: directory::HEARD_WITHIN,
         woken_by_inbox: false,
         turn: tasks::listen_for_orgs,
+        last_turn: None,
     },
     Worker {
         name: "key-sweeper",
@@ -66,6 +72,7 @@ const WORKERS: &[Worker] = &[
         interval: Duration::from_secs(600),
         woken_by_inbox: false,
         turn: tasks::delete_idempotency_keys,
+        last_turn: None,
     },
     Worker {
         name: "usage-partitions",
@@ -73,6 +80,7 @@ const WORKERS: &[Worker] = &[
         interval: Duration::from_secs(600),
         woken_by_inbox: false,
         turn: tasks::maintain_partitions,
+        last_turn: None,
     },
     Worker {
         name: "use-writer",
@@ -80,6 +88,7 @@ const WORKERS: &[Worker] = &[
         interval: Duration::from_secs(1),
         woken_by_inbox: false,
         turn: tasks::write_tallies,
+        last_turn: None,
     },
     Worker {
         name: "eraser",
@@ -87,6 +96,7 @@ const WORKERS: &[Worker] = &[
         interval: Duration::from_secs(5),
         woken_by_inbox: false,
         turn: tasks::erase_orgs,
+        last_turn: None,
     },
     Worker {
         name: "usage-refresh",
@@ -94,6 +104,7 @@ const WORKERS: &[Worker] = &[
         interval: Duration::from_secs(5),
         woken_by_inbox: false,
         turn: tasks::repair_summaries,
+        last_turn: None,
     },
     Worker {
         name: "reservation-sweeper",
@@ -101,6 +112,7 @@ const WORKERS: &[Worker] = &[
         interval: Duration::from_secs(1),
         woken_by_inbox: false,
         turn: tasks::end_overdue_reservations,
+        last_turn: None,
     },
     Worker {
         name: "local-subscriptions",
@@ -108,6 +120,7 @@ const WORKERS: &[Worker] = &[
         interval: Duration::from_secs(60),
         woken_by_inbox: false,
         turn: tasks::update_local_subscriptions,
+        last_turn: None,
     },
     Worker {
         name: "billing-run",
@@ -115,6 +128,7 @@ const WORKERS: &[Worker] = &[
         interval: Duration::from_secs(5),
         woken_by_inbox: false,
         turn: tasks::run_billing,
+        last_turn: None,
     },
     Worker {
         name: "battery-upkeep",
@@ -122,6 +136,7 @@ const WORKERS: &[Worker] = &[
         interval: Duration::from_secs(1),
         woken_by_inbox: false,
         turn: tasks::update_batteries,
+        last_turn: None,
     },
     Worker {
         name: "quota-cleaner",
@@ -129,6 +144,31 @@ const WORKERS: &[Worker] = &[
         interval: Duration::from_secs(600),
         woken_by_inbox: false,
         turn: tasks::delete_quota_periods,
+        last_turn: None,
+    },
+    Worker {
+        name: "message-dispatcher",
+        threads: |_| 1,
+        interval: Duration::from_millis(100),
+        woken_by_inbox: false,
+        turn: tasks::assign_messages,
+        last_turn: None,
+    },
+    Worker {
+        name: "message-sender",
+        threads: |_| 1,
+        interval: Duration::from_millis(100),
+        woken_by_inbox: false,
+        turn: tasks::send_messages,
+        last_turn: Some(tasks::finish_messages),
+    },
+    Worker {
+        name: "message-cleaner",
+        threads: |_| 1,
+        interval: Duration::from_secs(600),
+        woken_by_inbox: false,
+        turn: tasks::delete_messages,
+        last_turn: None,
     },
 ];
 
@@ -212,6 +252,11 @@ fn run(worker: &Worker, app: &App, heartbeat: &Heartbeat) {
                 app.wake.rest(app.wake.generation(), rest, false);
             }
         }
+    }
+    if let (Some(last_turn), Some(conn)) = (worker.last_turn, &mut conn)
+        && let Err(error) = last_turn(app, conn)
+    {
+        tracing::warn!(worker = worker.name, %error, "a worker could not finish its work");
     }
 }
 

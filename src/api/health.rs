@@ -10,6 +10,7 @@ use diesel::sql_types::{BigInt, Bool, Nullable};
 use crate::app::App;
 use crate::db;
 use crate::error::{Error, Problem};
+use crate::messages::state;
 use crate::time::ClockState;
 
 /// How long a probe waits for the database.
@@ -72,6 +73,7 @@ pub(crate) async fn metrics(app: web::Data<App>, request: HttpRequest) -> HttpRe
         m.reservations_lapsed.set(backlog.lapsed);
         m.usage_unpriced.set(backlog.unpriced);
         m.inbox_oldest_s.set(backlog.oldest_s.unwrap_or(0));
+        set_messages(&app).await;
     }
     m.pool_in_use.set(i64::from(app.db.load().0));
     m.set_threads(&app.threads.states());
@@ -82,6 +84,16 @@ pub(crate) async fn metrics(app: web::Data<App>, request: HttpRequest) -> HttpRe
         ("text/plain; version=0.0.4; charset=utf-8", m.render_prometheus_text())
     };
     HttpResponse::Ok().content_type(content_type).body(text)
+}
+
+/// Sets the metrics of messages. If they cannot be read in time, they stay as they are.
+async fn set_messages(app: &web::Data<App>) {
+    let now = app.clock.now();
+    let asked = app.db.probe(move |conn| Ok(state::backlog(conn, now)?));
+    if let Ok(Ok(backlog)) = tokio::time::timeout(PATIENCE, asked).await {
+        app.metrics.messages_waiting.set(backlog.waiting);
+        app.metrics.messages_oldest_s.set(backlog.oldest_s);
+    }
 }
 
 #[derive(QueryableByName)]

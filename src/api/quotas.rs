@@ -3,4 +3,3 @@
 pub mod check;
 pub mod exemptions;
 pub mod limits;
-pub mod messages;

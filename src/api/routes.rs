@@ -10,7 +10,8 @@
 
 use super::endpoint::endpoints;
 use super::{
-    audit, battery, billing, closings, exports, health, invoicing, keys, plans, quotas, stripe, usage,
+    audit, battery, billing, closings, exports, health, invoicing, keys, messages, plans, quotas, stripe,
+    usage,
 };
 
 endpoints! {
@@ -118,7 +119,22 @@ endpoints! {
     quotas::exemptions::list,
     quotas::exemptions::create,
     quotas::exemptions::delete,
-    quotas::messages::list,
+
+    // Messages to the outside
+    messages::list::list,
+    messages::list::kinds,
+    messages::list::show,
+    messages::endpoints::list,
+    messages::endpoints::create,
+    messages::endpoints::show,
+    messages::endpoints::update,
+    messages::endpoints::delete,
+    messages::endpoints::roll_secret,
+    messages::deliveries::test,
+    messages::deliveries::replay,
+    messages::deliveries::list,
+    messages::deliveries::attempts,
+    messages::deliveries::resend,
 
     // Batteries
     battery::reads::show,

@@ -14,9 +14,11 @@ use super::account::{Account, draws_json};
 use super::entries::Entry;
 use super::grants::{Grant, GrantSource, GrantState};
 use super::terms::AllTerms;
+use super::told;
 use crate::billing::directory::OrgContext;
 use crate::db::prepared::{Prepared, statement};
 use crate::error::Error;
+use crate::messages;
 use crate::quantity::Sum;
 
 /// Which grants are read.
@@ -224,7 +226,12 @@ impl Accounts {
             assert!(account.is_sound(), "the battery of org {} does not add up", account.org_id);
         }
         insert_grants(conn, &changed)?;
-        write_changes(conn, &changed)
+        write_changes(conn, &changed)?;
+        let now = changed.iter().flat_map(|account| account.new_entries()).map(|entry| entry.at).max();
+        match now {
+            Some(now) => messages::write(conn, told::messages(&changed), now),
+            None => Ok(()),
+        }
     }
 }
 

@@ -75,6 +75,8 @@ pub struct OrgContext {
     pub paying: Box<[Paying]>,
     /// Whether it may use anything.
     pub standing: Standing,
+    /// Days for which `past_due` keeps a plan, by the settings.
+    pub grace_days: u16,
     /// When this entry stops being true by itself.
     fresh_until: Option<DateTime<Utc>>,
     loaded: Instant,
@@ -316,7 +318,7 @@ impl Directory {
         rows.into_iter()
             .map(|row| {
                 let name = row.org.0.clone();
-                let context = Arc::new(context_of(row, as_of_change)?);
+                let context = Arc::new(context_of(row, as_of.grace_days, as_of_change)?);
                 self.by_id.insert(context.org_id, Arc::clone(&context));
                 if !name.is_empty() {
                     self.by_ref.insert(name.clone(), Arc::clone(&context));
@@ -385,7 +387,7 @@ struct OrgRow {
     standing: (Option<String>, Option<String>),
 }
 
-fn context_of(row: OrgRow, as_of_change: u64) -> Result<OrgContext, Error> {
+fn context_of(row: OrgRow, grace_days: u16, as_of_change: u64) -> Result<OrgContext, Error> {
     let (_, org_id, public_id, external_id, zone, currency) = row.org;
     let zone =
         zone.parse().map_err(|_| Error::Internal(format!("org {public_id} has the unknown zone {zone}")))?;
@@ -421,6 +423,7 @@ fn context_of(row: OrgRow, as_of_change: u64) -> Result<OrgContext, Error> {
         plan_times,
         subscription,
         standing: Standing::read(row.standing.0.as_deref(), row.standing.1),
+        grace_days,
         fresh_until: [plan_until, changes_at].into_iter().flatten().min(),
         loaded: Instant::now(),
         as_of_change,

@@ -30,6 +30,7 @@ pub mod refunds;
 pub mod standing;
 pub mod subscription_periods;
 pub mod subscriptions;
+pub mod told;
 
 use std::collections::BTreeSet;
 

@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 
 use super::directory::{self, Change};
 use crate::error::Error;
-use crate::outbox::{self, NewMessage};
+use crate::messages::{self, NewMessage};
 use crate::schema::orgs;
 
 /// Longest reason of a suspension, in characters.
@@ -206,5 +206,5 @@ fn tell(
     now: DateTime<Utc>,
 ) -> Result<(), Error> {
     let dedupe_key = format!("{kind}/{}", now.timestamp_micros());
-    outbox::write(conn, vec![NewMessage { org_id, kind, dedupe_key, data }], now)
+    messages::write(conn, vec![NewMessage { org_id, kind, dedupe_key, data, object: None }], now)
 }

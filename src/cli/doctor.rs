@@ -17,6 +17,7 @@ use crate::db;
 use crate::db::migrate::{self, State};
 use crate::error::Error;
 use crate::invoicing::run;
+use crate::messages::state;
 use crate::metering::{partitions, unpriced};
 use crate::realm::ActingRealms;
 use crate::stripe::inbox;
@@ -71,7 +72,7 @@ type Findings = Vec<(&'static str, Finding)>;
 
 /// Runs all checks on the database.
 fn check_database(conn: &mut PgConnection, config: &Config, findings: &mut Findings) {
-    let checks: [(&str, Check); 10] = [
+    let checks: [(&str, Check); 11] = [
         ("database", version),
         ("durability", durability),
         ("messages", messages),
@@ -82,6 +83,7 @@ fn check_database(conn: &mut PgConnection, config: &Config, findings: &mut Findi
         ("payments", payments),
         ("prices", prices),
         ("drafts", drafts),
+        ("endpoints", endpoints),
     ];
     for (name, check) in checks {
         let finding =
@@ -314,6 +316,32 @@ fn drafts(conn: &mut PgConnection) -> Result<Finding, Error> {
     Ok(Finding::Note(format!(
         "drafts of invoices wait: {}; `GET /v1/invoices?origin=own&status=draft` lists them",
         reasons.join(", ")
+    )))
+}
+
+/// Says which endpoints of messages fail, or were disabled because of it.
+fn endpoints(conn: &mut PgConnection) -> Result<Finding, Error> {
+    if !is_there(conn, "message_endpoints")? {
+        return Ok(Finding::Note(
+            "not there yet: `coulomb serve` or `coulomb migrate` creates them".to_owned(),
+        ));
+    }
+    let troubled = state::troubled(conn, Utc::now() - chrono::TimeDelta::hours(1))?;
+    if troubled.is_empty() {
+        return Ok(Finding::Good("no endpoint of messages fails".to_owned()));
+    }
+    let says = |one: &state::Troubled| {
+        let (id, url, since) = (&one.endpoint_id, &one.url, one.since.format("%F %R"));
+        match one.disabled_reason.as_deref() {
+            None => format!("{id} ({url}) has failed since {since}"),
+            Some("gone") => format!("{id} ({url}) answered 410 and is disabled since {since}"),
+            Some(_) => format!("{id} ({url}) failed for days and is disabled since {since}"),
+        }
+    };
+    Ok(Finding::Bad(format!(
+        "{}; `GET /v1/message_endpoints/{{id}}/deliveries` shows what waits. When the receiver works again, \
+         set `enabled` to true, and replay what came meanwhile",
+        troubled.iter().map(says).collect::<Vec<_>>().join("; ")
     )))
 }
 

@@ -11,7 +11,7 @@ use diesel::prelude::*;
 use diesel::sql_types::{Date, Nullable};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use super::booked::next_month;
@@ -20,6 +20,7 @@ use super::manifest::{self, Heading, Previous};
 use crate::auth::PLATFORM;
 use crate::config::Config;
 use crate::error::Error;
+use crate::messages::{self, NewMessage};
 use crate::metering::closings;
 use crate::schema::{month_manifests as t, usage_closings};
 use crate::signing::SigningKey;
@@ -188,9 +189,22 @@ fn make(conn: &mut PgConnection, month: NaiveDate, maker: &Maker) -> Result<(), 
         let inserted = diesel::insert_into(t::table).values(row).on_conflict_do_nothing().execute(conn)?;
         if inserted == 1 {
             debtors::assign(conn)?;
+            messages::write(conn, vec![message(month, manifest::digest(&text), maker)], maker.now)?;
         }
         Ok(())
     })
+}
+
+/// The message that a month is closed and has its manifest.
+fn message(month: NaiveDate, digest: Vec<u8>, maker: &Maker) -> NewMessage {
+    let name = Month::containing(month).to_string();
+    NewMessage {
+        org_id: PLATFORM,
+        kind: "month.closed",
+        dedupe_key: format!("month:{name}"),
+        data: json!({ "month": name, "sha256": hex::encode(digest), "signed": maker.key.is_some() }),
+        object: None,
+    }
 }
 
 /// The manifest of a month.

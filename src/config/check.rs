@@ -3,6 +3,7 @@
 use secrecy::ExposeSecret;
 
 use super::{Config, ConfigError, database_url, log_filter};
+use crate::egress::AllowList;
 use crate::signing;
 
 impl Config {
@@ -25,6 +26,7 @@ impl Config {
         }
         self.check_not_zero()?;
         self.check_closing_keys()?;
+        self.check_messages()?;
         if self.webhook_body_limit > self.webhook_memory_mib.saturating_mul(1 << 20) {
             return self.error(
                 "COULOMB_WEBHOOK_MEMORY_MIB",
@@ -45,6 +47,20 @@ impl Config {
 
     fn error(&self, name: &str, problem: &str) -> Result<(), ConfigError> {
         Err(self.sources[name].error(problem))
+    }
+
+    fn check_messages(&self) -> Result<(), ConfigError> {
+        if !(1..=60).contains(&self.message_timeout_s) {
+            return self.error("COULOMB_MESSAGE_TIMEOUT_S", "must be from 1 to 60");
+        }
+        // An attempt may come five days after its message.
+        if (1..7).contains(&self.message_retention_days) {
+            return self.error("COULOMB_MESSAGE_RETENTION_DAYS", "must be 0, or at least 7");
+        }
+        match AllowList::parse(&self.message_allow) {
+            Ok(_) => Ok(()),
+            Err(problem) => self.error("COULOMB_MESSAGE_ALLOW", &problem),
+        }
     }
 
     fn check_closing_keys(&self) -> Result<(), ConfigError> {

@@ -93,3 +93,10 @@ fn prepare(conn: &mut PgConnection, limits: SessionLimits, roles: bool) -> Query
 /// Lets the server notice when the daemon's host is gone: the session may hold locks.
 const SERVER_KEEPALIVE: &str = "SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2;
     SET tcp_keepalives_count = 3; SET tcp_user_timeout = 10000;";
+
+/// Process number and start (microseconds since 1970) of the server's session behind this connection, as
+/// `pg_stat_activity` shows them.
+#[must_use]
+pub fn session_numbers(conn: &mut PgConnection) -> Option<(i32, i64)> {
+    watch::session(conn).map(|session| (session.pid, session.started))
+}

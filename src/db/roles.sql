@@ -58,7 +58,8 @@ REVOKE ALL ON usage_keys, stripe_arrivals, stripe_inbox, stripe_inbox_queue, str
         battery_effects_ignored, battery_effects_skipped, battery_effects_waiting,
     document_numbers, issued_numbers, payment_references, sellers, payment_accounts, own_coupons,
     own_tax_rates, month_manifests, debtor_numbers, imported_keys, org_erasures,
-    stripe_inbox_erased, coulomb_migrations, __diesel_schema_migrations FROM coulomb_org;
+    stripe_inbox_erased, message_counter, message_secrets, message_lanes,
+    coulomb_migrations, __diesel_schema_migrations FROM coulomb_org;
 
 DO $$
 DECLARE
@@ -91,7 +92,8 @@ BEGIN
         ('usage_levels', own_org), ('usage_closings', own_org || ' OR org_id = 0'),
         ('rate_cards', own_org || ' OR org_id = 0'), ('quota_counters', own_org),
         ('quotas', own_org), ('quota_exemptions', own_org), ('quota_reservations', own_org),
-        ('outbox_messages', own_org),
+        ('outbox_messages', own_org), ('message_endpoints', own_org), ('message_deliveries', own_org),
+        ('message_attempts', own_org),
         ('local_subscriptions', own_org), ('battery_accounts', own_org), ('battery_grants', own_org),
         ('battery_entries', own_org),
         ('battery_settings', own_org), ('battery_returns', own_org),

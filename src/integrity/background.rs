@@ -19,6 +19,7 @@ use diesel::sql_types::{BigInt, Bool, Date, Integer};
 use super::derived_tables::parts::{Orgs, Part};
 use super::derived_tables::{self, CountingRules, CountingSettings, DerivedTable};
 use crate::error::Error;
+use crate::messages;
 
 /// Each older day is compared once in so many rounds.
 const ROUNDS_PER_OLD_DAY: i32 = 32;
@@ -191,6 +192,9 @@ pub fn repair_day(conn: &mut PgConnection, rules: &CountingRules, part: Part) ->
         for difference in found.iter().take(ROWS_LOGGED) {
             tracing::warn!(table = table.sql_name(), %difference, "a summary differs from its records");
         }
+        let told: Vec<String> = found.iter().map(ToString::to_string).collect();
+        let now = rules.settings.as_of.now;
+        messages::write(conn, vec![super::drift_found(table.sql_name(), &told)], now)?;
         let mended = derived_tables::repair(conn, rules, table, part, &found)?;
         tracing::warn!(table = table.sql_name(), org_id = part.orgs.first, day = %part.from, rows = mended,
             "repaired");

@@ -15,11 +15,11 @@ use super::invoices::{self, InvoiceRow};
 use super::lines::DraftLine;
 use super::numbers;
 use super::profiles::Terms;
-use super::{coupons, paid, payment_accounts, settle};
+use super::{coupons, paid, payment_accounts, settle, shown};
 use crate::billing::directory::OrgContext;
 use crate::documents::content::{Allowance, AppliedCredit, Document, DocumentKind, Line, TaxSubtotal};
 use crate::error::Error;
-use crate::outbox::{self, NewMessage};
+use crate::messages::{self, NewMessage};
 use crate::schema::own_invoices as t;
 
 /// Finalises a draft: computes it a last time, gives it a number, books it, and lets earlier credit pay it.
@@ -61,13 +61,14 @@ pub(super) fn finalise(
     book(conn, &mut account, &basis.terms, &document, now)?;
     settle::pay_with_credits(conn, &mut account, invoice, &credits, document.totals.total)?;
     let row = invoices::refresh(conn, &account, invoice)?;
-    outbox::write(conn, vec![message(org, &row)], now)?;
+    let object = shown::object(conn, (org.org_id, &org.public_id), invoice)?;
+    messages::write(conn, vec![message(org, &row, object)], now)?;
     paid::follow(conn, org, &row, now)?;
     Ok(row)
 }
 
 /// The message that an invoice is issued.
-fn message(org: &OrgContext, invoice: &InvoiceRow) -> NewMessage {
+fn message(org: &OrgContext, invoice: &InvoiceRow, object: Option<serde_json::Value>) -> NewMessage {
     NewMessage {
         org_id: org.org_id,
         kind: "invoice.finalized",
@@ -75,12 +76,14 @@ fn message(org: &OrgContext, invoice: &InvoiceRow) -> NewMessage {
         data: json!({
             "org": &*org.public_id,
             "invoice": invoice.invoice_id,
+            "origin": "own",
             "number": invoice.number,
             "currency": invoice.currency,
             "total": invoice.total,
             "amount_remaining": invoice.open(),
             "due_date": invoice.due_date,
         }),
+        object,
     }
 }
 

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::invoices::InvoiceRow;
+use super::shown;
 use crate::billing::directory::OrgContext;
 use crate::billing::local_subscriptions::{self, Paid};
 use crate::error::Error;
-use crate::outbox::{self, NewMessage};
+use crate::messages::{self, NewMessage};
 use crate::plans::subscriptions;
 use crate::schema::invoiced_periods as p;
 
@@ -31,7 +32,8 @@ pub(super) fn follow(
     if invoice.status != "paid" || !is_sold {
         return Ok(());
     }
-    outbox::write(conn, vec![paid_message(org, invoice)], now)?;
+    let object = shown::object(conn, (org.org_id, &org.public_id), &invoice.invoice_id)?;
+    messages::write(conn, vec![paid_message(org, invoice, object)], now)?;
     let sold = p::table
         .filter(p::org_id.eq(org.org_id).and(p::invoice_id.eq(&invoice.invoice_id)))
         .filter(p::what.eq("fee").and(p::paid_for_at.is_null()));
@@ -42,12 +44,12 @@ pub(super) fn follow(
     diesel::update(sold).set(p::paid_for_at.eq(now)).execute(conn)?;
     let periods = Paid::Periods(u32::try_from(fees).unwrap_or(1));
     let done = local_subscriptions::activate(conn, org.org_id, periods, now)?;
-    subscriptions::write_consequences(conn, (org.org_id, &org.public_id), done, now)?;
+    subscriptions::write_consequences(conn, org, done, now)?;
     Ok(())
 }
 
 /// The message that an invoice is paid. One that is open again after a refund may be paid a second time.
-fn paid_message(org: &OrgContext, invoice: &InvoiceRow) -> NewMessage {
+fn paid_message(org: &OrgContext, invoice: &InvoiceRow, object: Option<Value>) -> NewMessage {
     let paid_at = invoice.paid_at.map_or(0, |at| at.timestamp_micros());
     NewMessage {
         org_id: org.org_id,
@@ -56,10 +58,12 @@ fn paid_message(org: &OrgContext, invoice: &InvoiceRow) -> NewMessage {
         data: json!({
             "org": &*org.public_id,
             "invoice": invoice.invoice_id,
+            "origin": "own",
             "number": invoice.number,
             "currency": invoice.currency,
             "total": invoice.total,
             "paid_at": invoice.paid_at,
         }),
+        object,
     }
 }

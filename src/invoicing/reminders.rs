@@ -7,10 +7,11 @@ use chrono::{DateTime, NaiveDate, Utc};
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Date, Integer, Text, Timestamptz};
-use serde_json::json;
+use serde_json::{Value, json};
 
+use super::shown;
 use crate::error::Error;
-use crate::outbox::{self, NewMessage};
+use crate::messages::{self, NewMessage};
 
 /// Reminders that one turn writes, at most.
 const BATCH: i64 = 500;
@@ -63,11 +64,16 @@ pub fn remind(conn: &mut PgConnection, now: DateTime<Utc>) -> Result<usize, Erro
     .bind::<Timestamptz, _>(now)
     .bind::<BigInt, _>(BATCH)
     .load(conn)?;
-    outbox::write(conn, due.iter().map(message).collect(), now)?;
+    let mut reminders = Vec::new();
+    for one in &due {
+        let object = shown::object(conn, (one.org_id, &one.org), &one.invoice_id)?;
+        reminders.push(message(one, object));
+    }
+    messages::write(conn, reminders, now)?;
     Ok(due.len())
 }
 
-fn message(due: &DueReminder) -> NewMessage {
+fn message(due: &DueReminder, object: Option<Value>) -> NewMessage {
     NewMessage {
         org_id: due.org_id,
         kind: "invoice.reminder",
@@ -82,5 +88,6 @@ fn message(due: &DueReminder) -> NewMessage {
             "days_overdue": due.days_overdue,
             "step": due.step,
         }),
+        object,
     }
 }

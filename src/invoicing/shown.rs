@@ -190,6 +190,18 @@ pub fn show(conn: &mut PgConnection, (org_id, org): (i64, &str), invoice: &str) 
     })
 }
 
+/// The invoice as messages bring it.
+///
+/// # Errors
+/// As [`show`].
+pub(super) fn object(
+    conn: &mut PgConnection,
+    org: (i64, &str),
+    invoice: &str,
+) -> Result<Option<serde_json::Value>, Error> {
+    Ok(serde_json::to_value(show(conn, org, invoice)?).ok())
+}
+
 /// The lines of an invoice, in order.
 pub fn lines_of(conn: &mut PgConnection, org_id: i64, invoice: &str) -> QueryResult<Vec<OwnInvoiceLine>> {
     let own = l::table.filter(l::org_id.eq(org_id).and(l::invoice_id.eq(invoice)));

@@ -19,7 +19,7 @@ use super::meters::Unpriced;
 use super::usage::{Metered, Usage};
 use crate::db::prepared::{Prepared, statement};
 use crate::error::Error;
-use crate::outbox::{self, NewMessage};
+use crate::messages::{self, NewMessage};
 use crate::quantity::{Quantity, Sum};
 
 /// How a record got its price: `usage_records.pricing`.
@@ -116,7 +116,7 @@ pub(super) fn count(conn: &mut PgConnection, usage: &[&Usage], sign: i64) -> Res
         .map(message)
         .collect();
     let now = usage.first().map_or(DateTime::UNIX_EPOCH, |one| one.received_at);
-    outbox::write(conn, messages, now)
+    messages::write(conn, messages, now)
 }
 
 fn message((usage, metered): (&Usage, &Metered)) -> NewMessage {
@@ -132,6 +132,7 @@ fn message((usage, metered): (&Usage, &Metered)) -> NewMessage {
             "event": { "id": &*usage.event_id, "source": &*usage.source, "occurred_at": usage.occurred_at },
             "quantity": Quantity(metered.quantity),
         }),
+        object: None,
     }
 }
 

@@ -9,10 +9,10 @@ use super::limits::Limit;
 use super::rulebook::Rulebook;
 use crate::billing::directory::OrgContext;
 use crate::error::Error;
+use crate::messages::{self, NewMessage};
 use crate::metering::counters::{CounterKey, MovedCounter};
 use crate::metering::meters::Meter;
 use crate::metering::slots::Slot;
-use crate::outbox::{self, NewMessage};
 use crate::quantity::{Quantity, Sum};
 
 /// Writes a message for every threshold that a counter has reached now that usage was added: one per
@@ -33,7 +33,7 @@ pub fn write_messages<'a>(
             messages.extend(message(org, (meter, slot), limit, percent, (key, *used)));
         }
     }
-    outbox::write(conn, messages, now)
+    messages::write(conn, messages, now)
 }
 
 /// The thresholds that so much usage has reached. A limit of 0 is reached by any usage.
@@ -72,5 +72,5 @@ fn message(
         None => key.period.label.to_string(),
     };
     let dedupe_key = format!("quota:{}:{period}:{}:{}", key.slot_id, percent.0, key.subject);
-    Some(NewMessage { org_id: key.org_id, kind: "quota.threshold_reached", dedupe_key, data })
+    Some(NewMessage { org_id: key.org_id, kind: "quota.threshold_reached", dedupe_key, data, object: None })
 }

@@ -11,11 +11,13 @@ use crate::app::App;
 use crate::audit;
 use crate::auth::uses;
 use crate::battery::{effects, upkeep};
+use crate::billing::told;
 use crate::db;
 use crate::erasure;
 use crate::error::Error;
 use crate::integrity::derived_tables::CountingSettings;
 use crate::invoicing::{reminders, run};
+use crate::messages::{dispatch, retention};
 use crate::metering::counters;
 use crate::metering::{catalog, partitions};
 use crate::plans::{subscriptions, unit_grants};
@@ -36,12 +38,14 @@ const LONGEST_DRAFTING: Duration = Duration::from_secs(60);
 /// The longest billing period: three years.
 const BILLING_DAYS: i64 = 3 * 366;
 
-/// Ends local subscriptions that are due, and grants the units of periods that have begun.
+/// Ends local subscriptions that are due, tells of trials that end soon, and grants the units of periods that
+/// have begun.
 pub(super) fn update_local_subscriptions(app: &App, conn: &mut PgConnection) -> Result<NextTurn, Error> {
     let now = app.clock.now();
-    if subscriptions::end_due(conn, now)? > 0 {
+    if subscriptions::end_due(conn, app.as_of())? > 0 {
         return Ok(NextTurn::AtOnce);
     }
+    db::run_once(conn, |conn| told::write_trial_endings(conn, now))?;
     let mut after = None;
     loop {
         after = unit_grants::grant_begun(conn, after, now)?;
@@ -141,7 +145,11 @@ pub(super) fn project_inbox(app: &App, conn: &mut PgConnection) -> Result<NextTu
         app.metrics.count_projected(outcome, events);
     }
     // Effects of these events, and effects that other projectors or commands have left.
-    let options = effects::EffectOptions { batch: EFFECTS_BATCH, proration: app.config.battery_proration };
+    let options = effects::EffectOptions {
+        batch: EFFECTS_BATCH,
+        proration: app.config.battery_proration,
+        grace_days: app.config.past_due_grace_days,
+    };
     let (mut effects, mut full) = (0_u64, true);
     // Stop after about as many effects as these events can have.
     while full && effects <= 2 * step.taken() {
@@ -234,4 +242,34 @@ pub(super) fn repair_summaries(app: &App, conn: &mut PgConnection) -> Result<Nex
     let turn = app.summary_repair.turn(conn, CountingSettings::new(&app.config, app.clock.now()))?;
     app.metrics.usage_summaries_repaired.inc_by(turn.repaired);
     Ok(turn.rest.map_or(NextTurn::AfterInterval, NextTurn::After))
+}
+
+/// Assigns messages to endpoints.
+pub(super) fn assign_messages(app: &App, conn: &mut PgConnection) -> Result<NextTurn, Error> {
+    let assigned = db::run_once(conn, |conn| dispatch::assign(conn, app.clock.now()))?;
+    Ok(if assigned > 0 { NextTurn::AtOnce } else { NextTurn::AfterInterval })
+}
+
+/// Sends messages that are due, and stores what came of it.
+pub(super) fn send_messages(app: &App, conn: &mut PgConnection) -> Result<NextTurn, Error> {
+    let (is_busy, tally) = app.sender.turn(conn)?;
+    app.metrics.count_attempts(tally);
+    Ok(if is_busy { NextTurn::AtOnce } else { NextTurn::AfterInterval })
+}
+
+/// Waits for messages that are on their way.
+pub(super) fn finish_messages(app: &App, conn: &mut PgConnection) -> Result<(), Error> {
+    app.metrics.count_attempts(app.sender.finish(conn)?);
+    Ok(())
+}
+
+/// Deletes messages, deliveries and attempts that are older than the retention.
+pub(super) fn delete_messages(app: &App, conn: &mut PgConnection) -> Result<NextTurn, Error> {
+    let days = i64::from(app.config.message_retention_days);
+    if days == 0 || !may_delete(app) {
+        return Ok(NextTurn::AfterInterval);
+    }
+    let oldest = app.clock.now() - TimeDelta::days(days);
+    let deleted = db::run_once(conn, |conn| Ok(retention::forget_old(conn, oldest)?))?;
+    Ok(if deleted == 0 { NextTurn::AfterInterval } else { NextTurn::AtOnce })
 }

@@ -230,8 +230,8 @@ async fn cursors(daemon: &Daemon, seed: &Seed, operations: &[Operation]) -> Vec<
         operations.iter().filter(|one| one.method == "GET" && one.query.iter().any(|name| name == "cursor"))
     {
         let org = if operation.query.iter().any(|name| name == "org") { "&org=acme" } else { "" };
-        let path =
-            operation.path.replace("{id}", &seed.path(&operation.path, "id")).replace("{key}", "tokens");
+        let path = operation.path.replace("{id}", &seed.path(&operation.path, "id"));
+        let path = path.replace("{key}", "tokens").replace("{sequence}", "1");
         for more in ["", "&group_by=month,member", "&group_by=meter"] {
             if !more.is_empty() && operation.path != "/v1/usage/daily" {
                 continue;

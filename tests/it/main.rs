@@ -34,6 +34,7 @@ mod limits;
 mod links;
 mod local_months;
 mod logs;
+mod messages;
 mod meters;
 mod migrations;
 mod mirrors;

@@ -72,6 +72,7 @@ fn bodies() -> BTreeMap<&'static str, Value> {
         json!({ "number": "n-{n}", "issue_date": "2020-01-01", "total": 0, "lines": lines });
     let amended = json!({ "event_name": "tokens", "data": { "value": 2 } });
     BTreeMap::from([
+        ("POST /v1/message_endpoints", json!({ "url": "https://example.com/{n}" })),
         ("PATCH /v1/orgs/{id}", json!({})),
         ("POST /v1/orgs/{id}/suspend", json!({ "reason": "why" })),
         ("POST /v1/orgs/{id}/resume", json!({})),

@@ -135,8 +135,7 @@ where
         .run(move |conn, now| {
             let org = org.find(&directory, conn)?;
             let done = work(conn, org.org_id, now)?;
-            let subscription =
-                subscriptions::write_consequences(conn, (org.org_id, &org.public_id), done, now)?;
+            let subscription = subscriptions::write_consequences(conn, &org, done, now)?;
             let (target, detail) = (subscription.id.clone(), detail.clone());
             Answer::new(status, &subscription, AuditEntry { org_id: org.org_id, action, target, detail })
         })

@@ -52,6 +52,8 @@ use diesel::pg::PgConnection;
 use self::queue::MarkerGroup;
 use super::{Accounts, Depth};
 use crate::billing::markers::{self, Marker};
+use crate::billing::org_plan::AsOf;
+use crate::billing::told;
 use crate::config::Proration;
 use crate::error::Error;
 use crate::panics;
@@ -62,6 +64,8 @@ pub struct EffectOptions {
     pub batch: u32,
     /// What a change of plan within a period does.
     pub proration: Proration,
+    /// Days for which `past_due` keeps the plan.
+    pub grace_days: u16,
 }
 
 /// Works on the next markers; returns how many it took.
@@ -74,10 +78,15 @@ pub fn run_batch(
     options: &EffectOptions,
     now: DateTime<Utc>,
 ) -> Result<usize, Error> {
+    let as_of = AsOf { now, grace_days: options.grace_days };
     let prerequisites =
-        queue::run_batch(conn, MarkerGroup::Prerequisites, options.batch, now, &work_on_prerequisites)?;
+        queue::run_batch(conn, MarkerGroup::Prerequisites, options.batch, now, &|conn, markers| {
+            work_on_prerequisites(conn, markers)?;
+            told::write_messages(conn, markers, as_of)
+        })?;
     let payments = queue::run_batch(conn, MarkerGroup::Payments, options.batch, now, &|conn, markers| {
-        work_on_payments(conn, options, markers, now)
+        work_on_payments(conn, options, markers, now)?;
+        told::write_messages(conn, markers, as_of)
     })?;
     Ok(prerequisites + payments)
 }

@@ -57,6 +57,7 @@ const TEXTS: &[(&str, &str)] = &[
     ("2026-11-28-000600", include_str!("../../../migrations/2026-11-28-000600_short_periods/up.sql")),
     ("2026-11-28-001100", include_str!("../../../migrations/2026-11-28-001100_audit_months/up.sql")),
     ("2026-11-28-001200", include_str!("../../../migrations/2026-11-28-001200_keys/up.sql")),
+    ("2026-11-28-020001", include_str!("../../../migrations/2026-11-28-020001_messages/up.sql")),
 ];
 
 /// A row of `coulomb_migrations`: a migration that the database has.

@@ -56,7 +56,7 @@ pub struct CountingRules {
     pub past_counters: bool,
     /// The first local day whose records are all stored; `None`: all days.
     pub first_whole_day: Option<NaiveDate>,
-    pub(super) settings: CountingSettings,
+    pub(in crate::integrity) settings: CountingSettings,
 }
 
 #[derive(Clone, Debug)]

@@ -12,6 +12,7 @@ use chrono::{DateTime, Utc};
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use utoipa::ToSchema;
 
 use super::{PaymentRow, find, refresh_all};
@@ -20,6 +21,7 @@ use crate::error::Error;
 use crate::ids;
 use crate::invoicing::account::{Account, EntryKind, NewEntry, Side, StandingAllocation};
 use crate::invoicing::{sellers, settle};
+use crate::messages::{self, NewMessage};
 use crate::schema::{own_payments, own_refunds as t, payment_references};
 use crate::text::check_line;
 use crate::time::Moment;
@@ -139,7 +141,26 @@ pub fn give_back(
     let debit = account.enter(conn, &seller, &entry)?;
     let touched = pay_out(conn, &mut account, &row, kind, (debit, amount))?;
     refresh_all(conn, org, &account, &touched, now)?;
-    Ok((get_refund(conn, org.org_id, &id)?, true))
+    let refund = get_refund(conn, org.org_id, &id)?;
+    messages::write(conn, vec![message(org, &refund)], now)?;
+    Ok((refund, true))
+}
+
+/// The message that money of a payment went back.
+fn message(org: &OrgContext, refund: &OwnRefund) -> NewMessage {
+    NewMessage {
+        org_id: org.org_id,
+        kind: match refund.kind {
+            RefundKind::Refund => "payment.refunded",
+            RefundKind::Reversal => "payment.reversed",
+        },
+        dedupe_key: format!("refund:{}", refund.id),
+        data: json!({
+            "org": &*org.public_id, "refund": refund.id, "payment": refund.payment, "origin": "own",
+            "invoice": null, "currency": refund.currency, "amount": refund.amount, "reason": refund.reason,
+        }),
+        object: serde_json::to_value(refund).ok(),
+    }
 }
 
 /// Finds what the money comes from, and returns the invoices that ask for it again.

@@ -16,6 +16,7 @@ pub(super) struct Seed {
     acme: String,
     quota: String,
     grant: String,
+    endpoint: String,
     reservation: String,
     invoice: String,
     payment: String,
@@ -37,6 +38,12 @@ impl Seed {
             let body = json!({ "org": made["id"], "name": org, "scopes": ["usage:read"] });
             acme = if org == "acme" { text(&made["id"]) } else { acme };
             send(Method::POST, "/v1/keys", body).await;
+        }
+        let mut endpoint = String::new();
+        for _ in 0..2 {
+            // Nothing is sent: the name has no address.
+            let body = json!({ "url": "https://hook.invalid/" });
+            endpoint = text(&send(Method::POST, "/v1/message_endpoints", body).await["id"]);
         }
         for meter in ["tokens", "calls"] {
             let body = json!({ "key": meter, "event_name": "llm.call", "aggregation": "sum",
@@ -113,6 +120,7 @@ impl Seed {
             acme,
             quota,
             grant,
+            endpoint,
             reservation,
             invoice,
             payment,
@@ -134,6 +142,7 @@ impl Seed {
             (path, _) if path.starts_with("/v1/quotas/") => &self.quota,
             (path, _) if path.starts_with("/v1/quota/") => &self.reservation,
             (path, _) if path.starts_with("/v1/battery/grants/") => &self.grant,
+            (path, _) if path.starts_with("/v1/message_endpoints/") => &self.endpoint,
             (path, _) if path.starts_with("/v1/battery/packs/") => "pro",
             (path, _) if path.starts_with("/v1/battery/effects/") => "1",
             (path, _) if path.starts_with("/v1/customers/") => "cus_1",

@@ -113,6 +113,8 @@ impl Daemon {
             ("COULOMB_HTTP_WORKERS".to_owned(), "1".to_owned()),
             ("STRIPE_WEBHOOK_SECRET".to_owned(), SECRET.to_owned()),
             ("COULOMB_STRIPE_MODE".to_owned(), "test".to_owned()),
+            ("COULOMB_MESSAGE_ALLOW_HTTP".to_owned(), "true".to_owned()),
+            ("COULOMB_MESSAGE_ALLOW".to_owned(), "127.0.0.0/8".to_owned()),
         ]);
         let config =
             Config::from_sources(&|name| settings.get(name).cloned(), &BTreeMap::new()).expect("settings");

@@ -12,6 +12,7 @@ pub mod invoicing;
 pub mod json;
 pub mod objects;
 pub mod proxy;
+pub mod receiver;
 pub mod requests;
 pub mod rows;
 pub mod stripe;

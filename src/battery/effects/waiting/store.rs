@@ -6,11 +6,14 @@ use chrono::{DateTime, Utc};
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{Bool, Nullable, Text, Timestamptz, Untyped};
+use serde_json::json;
 
+use crate::auth::PLATFORM;
 use crate::battery::effects::model::{Facts, GRACE, LineWait, SaleSource, SourceDecision};
 use crate::billing::markers::Marker;
 use crate::db::prepared::{Prepared, StatementText as Statement, statement};
 use crate::error::Error;
+use crate::messages::{self, NewMessage};
 
 /// Reason and line of a marker that failed.
 const FAILED: &str = "failed";
@@ -108,7 +111,23 @@ pub(super) fn store(
         .bind::<Nullable<Text>, _>(waits().map(|wait| wait.price.as_deref()).collect::<Vec<_>>())
         .bind::<Nullable<Text>, _>(waits().map(|wait| wait.product.as_deref()).collect::<Vec<_>>())
         .execute(conn)?;
-    Ok(())
+    let told = keys.iter().zip(waits()).zip(facts()).map(|((key, wait), facts)| message(key, wait, facts));
+    messages::write(conn, told.collect(), now)
+}
+
+/// The message that a line waits: once for each line and reason.
+fn message(key: &WaitingKey<'_>, wait: &LineWait, facts: &Facts) -> NewMessage {
+    let reason = wait.reason.name();
+    NewMessage {
+        org_id: PLATFORM,
+        kind: "effect.waiting",
+        dedupe_key: format!("effect:{}:{}:{}:{}:{reason}", key.account, key.kind, key.id, key.line),
+        data: json!({
+            "object": key.kind, "id": key.id, "line": key.line, "reason": reason, "detail": wait.detail,
+            "customer": facts.customer_id, "price": wait.price,
+        }),
+        object: None,
+    }
 }
 
 /// Binds keys as the columns account, livemode, kind, id, line.

@@ -1,0 +1,119 @@
+//! `/v1/message_endpoints`: who may do what, and what is refused.
+
+use serde_json::{Value, json};
+
+use super::{endpoint, on, receiving, world};
+use crate::support::receiver::Receiver;
+
+#[tokio::test]
+async fn an_endpoint_is_made_changed_and_deleted_and_its_secret_is_shown_once() {
+    let world = world().start().await;
+    let receiver = Receiver::start();
+    let body = json!({ "url": receiver.url, "description": "ours", "kinds": ["invoice.", "usage.unpriced"] });
+    let made = world.post("/v1/message_endpoints", body).await.status(201);
+    assert!(made.text("secret").starts_with("whsec_"), "{made}");
+    assert_eq!(
+        made.pick(["org", "kinds", "ordered", "with_object", "signature", "enabled", "last_sequence"]),
+        json!([null, ["invoice.", "usage.unpriced"], false, false, "v1", true, 0])
+    );
+    let path = format!("/v1/message_endpoints/{}", made.id());
+    let shown = world.get(&path).await.ok();
+    assert_eq!(shown["secret"], Value::Null);
+    assert_eq!(shown["description"], "ours");
+    let patch = json!({ "enabled": false, "kinds": [], "with_object": true, "ordered": true });
+    let changed = world.patch(&path, patch).await.ok();
+    assert_eq!(
+        changed.pick(["enabled", "disabled_reason", "kinds", "with_object", "ordered", "url"]),
+        json!([false, "by_hand", [], true, true, receiver.url])
+    );
+    world.send(on(&made.id(), "test", json!(null))).await.refused(409, "endpoint_disabled");
+    world.patch(&path, json!({ "enabled": true })).await.ok();
+    assert_eq!(world.get("/v1/message_endpoints").await.rows().len(), 1);
+    world.delete(&path).await.status(204);
+    world.get(&path).await.status(404);
+    let told = world.value(
+        "SELECT string_agg(action, ' ' ORDER BY audit_id) FROM audit_log
+        WHERE action LIKE 'message%'",
+    );
+    let expected = "message_endpoint.create message_endpoint.update message_endpoint.update \
+        message_endpoint.delete";
+    assert_eq!(told.as_deref(), Some(expected));
+    let secrets = world.number("SELECT count(*) FROM audit_log WHERE detail::text LIKE '%whsec_%'");
+    assert_eq!(secrets, 0);
+}
+
+#[tokio::test]
+async fn what_breaks_a_rule_is_refused_by_name() {
+    let world = world().start().await;
+    let url = "http://127.0.0.1:9/";
+    for (body, field) in [
+        (json!({ "url": "http://10.0.0.1/" }), "url"),
+        (json!({ "url": "http://169.254.169.254/latest" }), "url"),
+        (json!({ "url": "http://[::ffff:10.0.0.1]/" }), "url"),
+        (json!({ "url": "http://0x0a.0.0.1/" }), "url"),
+        (json!({ "url": "ftp://example.com/" }), "url"),
+        (json!({ "url": "https://a:b@example.com/" }), "url"),
+        (json!({ "url": "nothing" }), "url"),
+        (json!({ "url": null }), "url"),
+        (json!({ "url": url, "kinds": ["nothing"] }), "kinds"),
+        (json!({ "url": url, "kinds": ["invoice"] }), "kinds"),
+        (json!({ "url": url, "kinds": [""] }), "kinds"),
+        (json!({ "url": url, "description": "a\nb" }), "description"),
+        (json!({ "url": url, "signature": "v2" }), "signature"),
+        (json!({ "url": url, "secret": "whsec_abc" }), "secret"),
+    ] {
+        world.post("/v1/message_endpoints", body).await.names(400, field);
+    }
+    world.post("/v1/message_endpoints", json!({ "url": url, "org": "nobody" })).await.status(404);
+    let (id, _) = endpoint(&world, json!({ "url": url })).await;
+    world.send(on(&id, "roll_secret", json!({ "overlap_hours": 337 }))).await.names(400, "overlap_hours");
+    world.patch(&format!("/v1/message_endpoints/{id}"), json!({ "url": null })).await.names(400, "url");
+    world.send(on(&id, "deliveries/7/resend", json!(null))).await.status(404);
+    world.get(&format!("/v1/message_endpoints/{id}/deliveries?state=lost")).await.names(400, "state");
+    world.get("/v1/messages?after=msg_nothing").await.names(400, "after");
+    for _ in 1..50 {
+        endpoint(&world, json!({ "url": url })).await;
+    }
+    let one_more = world.post("/v1/message_endpoints", json!({ "url": url })).await;
+    one_more.refused(409, "too_many_endpoints");
+}
+
+/// An org's key has its own endpoints and sees no others; the platform's endpoint gets every org's messages.
+#[tokio::test]
+async fn an_org_has_its_own_endpoints_and_sees_no_others() {
+    let world = world().org("other").start().await;
+    let (of_platform, platform_id) = receiving(&world).await;
+    let (key, other_key) = (world.key_of("acme"), world.key_of("other"));
+    let (of_acme, of_other) = (Receiver::start(), Receiver::start());
+    let acme = world.by(&key).post("/v1/message_endpoints", of_acme.endpoint()).await.status(201);
+    let other = world.by(&other_key).post("/v1/message_endpoints", of_other.endpoint()).await.status(201);
+    let foreign = json!({ "url": of_acme.url, "org": "other" });
+    world.by(&key).post("/v1/message_endpoints", foreign).await.status(404);
+    assert_eq!(world.by(&key).get("/v1/message_endpoints").await.column("id"), json!([acme.id()]));
+    assert_eq!(world.get("/v1/message_endpoints").await.rows().len(), 3);
+    assert_eq!(world.get("/v1/message_endpoints?org=other").await.column("id"), json!([other.id()]));
+    for id in [other.id(), platform_id] {
+        let path = format!("/v1/message_endpoints/{id}");
+        world.by(&key).get(&path).await.status(404);
+        world.by(&key).patch(&path, json!({})).await.status(404);
+        world.by(&key).delete(&path).await.status(404);
+        world.by(&key).get(&format!("{path}/deliveries")).await.status(404);
+        for command in ["test", "roll_secret", "deliveries/1/resend"] {
+            world.by(&key).send(on(&id, command, json!(null))).await.status(404);
+        }
+        let since = json!({ "since": "2026-01-01T00:00:00Z" });
+        world.by(&key).send(on(&id, "replay", since)).await.status(404);
+    }
+    let reader = world.database.key("billing:read", Some("acme"));
+    world.by(&reader).get("/v1/message_endpoints").await.ok();
+    world.by(&reader).post("/v1/message_endpoints", of_acme.endpoint()).await.status(403);
+
+    let now = chrono::Utc::now();
+    super::write(&world, [super::message(super::acme(&world), 1)], now);
+    assert_eq!(of_acme.gets(1).await[0].json()["data"], json!({ "n": 1 }));
+    let got = of_platform.gets(1).await;
+    assert_eq!(got[0].header("webhook-id"), of_acme.received()[0].header("webhook-id"));
+    assert_eq!(world.by(&key).get("/v1/messages?after=start").await.rows().len(), 1);
+    assert_eq!(world.by(&other_key).get("/v1/messages?after=start").await.rows().len(), 0);
+    assert_eq!(of_other.count(), 0);
+}
