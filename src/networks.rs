@@ -2,12 +2,56 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
+/// A network: its first address, and how many bits all of its addresses share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Network {
+    first: IpAddr,
+    bits: u8,
+}
+
+impl Network {
+    pub(crate) const fn new(first: IpAddr, bits: u8) -> Self {
+        Self { first, bits }
+    }
+
+    /// Reads `10.0.0.0/8`, `fd00::/8`, or a single address.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (address, bits) = match text.split_once('/') {
+            Some((address, bits)) => (address, Some(bits.parse().ok()?)),
+            None => (text, None),
+        };
+        let first: IpAddr = address.parse().ok()?;
+        let most = if first.is_ipv4() { 32 } else { 128 };
+        let bits = bits.unwrap_or(most);
+        (bits <= most).then_some(Self { first, bits })
+    }
+
+    /// Whether the address is in the network. IPv4 and IPv6 never mix.
+    #[must_use]
+    pub fn contains(&self, address: IpAddr) -> bool {
+        match (self.first, address) {
+            (IpAddr::V4(first), IpAddr::V4(address)) => {
+                begin_alike(first.to_bits().into(), address.to_bits().into(), 32, self.bits)
+            }
+            (IpAddr::V6(first), IpAddr::V6(address)) => {
+                begin_alike(first.to_bits(), address.to_bits(), 128, self.bits)
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Whether two numbers of `width` bits have the same first `bits` bits.
+fn begin_alike(one: u128, other: u128, width: u32, bits: u8) -> bool {
+    (one ^ other).checked_shr(width - u32::from(bits)).unwrap_or(0) == 0
+}
+
 /// Networks, each an address or `address/bits`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Networks {
     text: String,
-    /// Each as IPv6: its first address, and how many bits all of its addresses share.
-    all: Vec<(u128, u32)>,
+    all: Vec<Network>,
 }
 
 impl Networks {
@@ -18,17 +62,16 @@ impl Networks {
     pub fn read(text: &str) -> Result<Self, String> {
         let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
         let wrong = |name: &str| format!("has `{name}`, which is no address or network such as 10.0.0.0/8");
-        let all = names.map(|name| network(name).ok_or_else(|| wrong(name))).collect::<Result<_, _>>()?;
-        Ok(Self { text: text.to_owned(), all })
+        let all = names.map(|name| Network::parse(name).ok_or_else(|| wrong(name)));
+        Ok(Self { text: text.to_owned(), all: all.collect::<Result<_, _>>()? })
     }
 
-    /// Whether one of them has this address.
+    /// Whether one of them has this address. An IPv4 address that is written as IPv6 (`::ffff:a.b.c.d`) is
+    /// one of IPv4.
     #[must_use]
     pub fn has(&self, address: IpAddr) -> bool {
-        !self.all.is_empty() && {
-            let address = bits(address);
-            self.all.iter().any(|(start, length)| (address ^ start) & mask(*length) == 0)
-        }
+        let address = address.to_canonical();
+        self.all.iter().any(|network| network.contains(address))
     }
 }
 
@@ -46,30 +89,6 @@ impl std::fmt::Display for Networks {
     fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         to.write_str(&self.text)
     }
-}
-
-fn network(text: &str) -> Option<(u128, u32)> {
-    let (address, length) = match text.split_once('/') {
-        Some((address, length)) => (address, Some(length.parse::<u32>().ok()?)),
-        None => (text, None),
-    };
-    let address: IpAddr = address.parse().ok()?;
-    let whole = if address.is_ipv4() { 32 } else { 128 };
-    let length = length.unwrap_or(whole);
-    (length <= whole).then(|| (bits(address), length + 128 - whole))
-}
-
-/// The address as IPv6; an IPv4 address is mapped (`::ffff:a.b.c.d`, RFC 4291).
-fn bits(address: IpAddr) -> u128 {
-    match address {
-        IpAddr::V4(address) => address.to_ipv6_mapped(),
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits()),
-    }
-    .to_bits()
-}
-
-fn mask(length: u32) -> u128 {
-    u128::MAX.checked_shl(128 - length).unwrap_or(0)
 }
 
 #[cfg(test)]

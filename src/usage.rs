@@ -2,7 +2,8 @@
 //! gets a reply.
 //!
 //! `ingest` stores usage, `correct` takes it back, replaces it or prices it later. `records`, `summaries`,
-//! `breakdown` and `current` read it. `derived_tables` and `refresh` check the tables that follow from the records.
+//! `breakdown` and `current` read it. `derived_tables` and `refresh` check the tables that follow from the
+//! records.
 
 pub mod breakdown;
 pub mod correct;

@@ -54,6 +54,8 @@ const STORED: &[(&str, &str)] = &[
     ("/v1/keys", KEY),
     ("/v1/keys/{id}", KEY),
     ("/v1/keys/{id}/rotate", KEY),
+    ("/v1/message_endpoints", ENDPOINT),
+    ("/v1/message_endpoints/{id}", ENDPOINT),
     ("/v1/invoices/{id}", INVOICE),
     ("/v1/invoices/{id}/void", INVOICE),
     ("/v1/invoices/{id}/write_off", INVOICE),
@@ -95,6 +97,8 @@ const PAYMENT_ACCOUNT: &str = "SELECT to_jsonb(t) AS state FROM payment_accounts
     WHERE payment_account_id = $1 AND $2 = $2";
 const KEY: &str =
     "SELECT to_jsonb(k) - 'secret_sha256' AS state FROM api_keys k WHERE k.key_id = $1 AND $2 = $2";
+const ENDPOINT: &str = "SELECT to_jsonb(e) AS state FROM message_endpoints e
+    WHERE e.endpoint_id = $1 AND $2 = $2";
 const INVOICE: &str = "SELECT to_jsonb(i) AS state FROM own_invoices i WHERE i.invoice_id = $1 AND $2 = $2";
 const PACK: &str = "SELECT to_jsonb(p) || jsonb_build_object('stripe_prices', (
         SELECT jsonb_agg(to_jsonb(s) ORDER BY s.price_id) FROM battery_pack_stripe_prices s

@@ -6,53 +6,14 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// A network: its first address and the number of its fixed bits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Network {
-    first: IpAddr,
-    bits: u8,
-}
-
-impl Network {
-    /// Reads `10.0.0.0/8`, `fd00::/8`, or a single address.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        let (address, bits) = match text.split_once('/') {
-            Some((address, bits)) => (address, Some(bits.parse().ok()?)),
-            None => (text, None),
-        };
-        let first: IpAddr = address.parse().ok()?;
-        let most = if first.is_ipv4() { 32 } else { 128 };
-        let bits = bits.unwrap_or(most);
-        (bits <= most).then_some(Self { first, bits })
-    }
-
-    /// Whether the address is in the network. IPv4 and IPv6 never mix.
-    #[must_use]
-    pub fn contains(&self, address: IpAddr) -> bool {
-        match (self.first, address) {
-            (IpAddr::V4(first), IpAddr::V4(address)) => {
-                same_start(first.to_bits().into(), address.to_bits().into(), 32, self.bits)
-            }
-            (IpAddr::V6(first), IpAddr::V6(address)) => {
-                same_start(first.to_bits(), address.to_bits(), 128, self.bits)
-            }
-            _ => false,
-        }
-    }
-}
-
-/// Whether two numbers of `width` bits have the same first `bits` bits.
-fn same_start(one: u128, other: u128, width: u32, bits: u8) -> bool {
-    (one ^ other).checked_shr(width - u32::from(bits)).unwrap_or(0) == 0
-}
+use crate::networks::Network;
 
 const fn v4(a: u8, b: u8, c: u8, bits: u8) -> Network {
-    Network { first: IpAddr::V4(Ipv4Addr::new(a, b, c, 0)), bits }
+    Network::new(IpAddr::V4(Ipv4Addr::new(a, b, c, 0)), bits)
 }
 
 const fn v6(a: u16, b: u16, c: u16, bits: u8) -> Network {
-    Network { first: IpAddr::V6(Ipv6Addr::new(a, b, c, 0, 0, 0, 0, 0)), bits }
+    Network::new(IpAddr::V6(Ipv6Addr::new(a, b, c, 0, 0, 0, 0, 0)), bits)
 }
 
 /// IPv4 networks that are not public.
@@ -76,7 +37,7 @@ const INSIDE_V4: &[Network] = &[
     v4(224, 0, 0, 4),     // multicast
     v4(240, 0, 0, 4),     // reserved, and broadcast
     // Azure's platform address: it answers every virtual machine there.
-    Network { first: IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)), bits: 32 },
+    Network::new(IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)), 32),
 ];
 
 /// IPv6: everything outside of it is no global unicast.

@@ -2,7 +2,8 @@
 
 use std::net::IpAddr;
 
-use super::addresses::{Network, is_public};
+use super::addresses::is_public;
+use crate::networks::Network;
 
 /// Networks, addresses and hosts of the inside that may be reached.
 #[derive(Clone, Debug, Default)]

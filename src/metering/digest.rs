@@ -26,9 +26,9 @@ pub fn event_key(source: &str, id: &str) -> Uuid {
 }
 
 /// 64 bits of a digest of what is stored of an event: the series that count it (meter, member, dimensions),
-/// the quantity or value and the labels of each, its subject, the cost that it sets, and its time, if the caller sent one.
-/// So equal values have an equal digest, however they are written, and fields that no meter reads do not
-/// matter.
+/// the quantity or value and the labels of each, its subject, the cost that it sets, and its time, if the
+/// caller sent one. So equal values have an equal digest, however they are written, and fields that no meter
+/// reads do not matter.
 ///
 /// A different digest proves nothing: the catalogue may have changed between an event and its repeat, and
 /// keys of older versions have a digest of the event's text. Then the stored records decide

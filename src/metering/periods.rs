@@ -1,10 +1,10 @@
 //! Periods: which one usage belongs to, and when it begins and ends.
 //!
 //! A period is part of a counter's name. A new period is another counter, so nothing has to happen when a
-//! period ends. The name of a day, week or month is its first local day, the *label*: after a change of zone the
-//! counter of that date goes on, and only its first and last instant move. The name of a billing period is
-//! the instant at which it began, because two may begin on one date; its label is that date in UTC. So is the
-//! name of an hour.
+//! period ends. The name of a day, week or month is its first local day, the *label*: after a change of zone
+//! the counter of that date goes on, and only its first and last instant move. The name of a billing period
+//! is the instant at which it began, because two may begin on one date; its label is that date in UTC. So is
+//! the name of an hour.
 
 use chrono::{DateTime, Datelike, Days, DurationRound, Months, NaiveDate, TimeDelta, Utc};
 
@@ -23,8 +23,8 @@ pub struct Period {
     /// Its first day: local for a day, week or month, in UTC for a billing period or hour, [`ALWAYS`] for a
     /// level.
     pub label: NaiveDate,
-    /// When a billing period or hour began; `None`: a local day, week or month, whose beginning depends on the
-    /// org's zone.
+    /// When a billing period or hour began; `None`: a local day, week or month, whose beginning depends on
+    /// the org's zone.
     pub began: Option<DateTime<Utc>>,
 }
 

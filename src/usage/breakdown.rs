@@ -1,5 +1,5 @@
-//! Breaks usage down by when it occurred and whose it was: by org, hour, day or month, meter, member, subject,
-//! dimensions and labels, of one org or of all.
+//! Breaks usage down by when it occurred and whose it was: by org, hour, day or month, meter, member,
+//! subject, dimensions and labels, of one org or of all.
 //!
 //! It reads the records themselves, so a label may have any number of values. It counts usage where it
 //! occurred: usage of a closed month stays in that month, while the daily summaries ([`super::summaries`])

@@ -212,8 +212,8 @@ fn write_csv(conn: &mut PgConnection, query: &SummaryQuery, out: impl Write) -> 
 
 /// Lists usage records, newest first: what each meter counted of each usage event, and all corrections.
 ///
-/// `id` with `source` shows all records of one usage event. `dimension.<name>=<value>` keeps only records with
-/// that value of a dimension or label.
+/// `id` with `source` shows all records of one usage event. `dimension.<name>=<value>` keeps only records
+/// with that value of a dimension or label.
 #[utoipa::path(
     get, path = "/v1/usage/records", tag = "usage", params(OrgQuery, RecordFilter, PageQuery),
     security(("key" = ["usage:read"])),

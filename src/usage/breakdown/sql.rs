@@ -79,7 +79,8 @@ fn time_text(unit: BreakdownTime) -> &'static str {
     match unit {
         // Hours of zones whose offset is no whole hour begin at another minute.
         BreakdownTime::Hour => {
-            "to_char(date_trunc('hour', r.occurred_at, $9) AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')"
+            "to_char(date_trunc('hour', r.occurred_at, $9) AT TIME ZONE 'UTC',
+                 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')"
         }
         BreakdownTime::Day => "to_char(r.occurred_at AT TIME ZONE $9, 'YYYY-MM-DD')",
         BreakdownTime::Month => "to_char(r.occurred_at AT TIME ZONE $9, 'YYYY-MM')",
