@@ -8,7 +8,7 @@ use crate::support::invoicing::{adjustment, payment, tax_rate};
 use crate::support::requests::{Request, request};
 
 /// An invoice of another system: two hours at 50.00 and 19 % of tax: 119.00.
-fn past_invoice(number: &str, day: &str) -> Request {
+pub(super) fn past_invoice(number: &str, day: &str) -> Request {
     let body = json!({
         "org": "acme", "number": number, "issue_date": day, "total": 11_900,
         "lines": [{ "description": "work", "quantity": "2", "unit_price": "50", "tax_rate": "vat19" }]
