@@ -359,7 +359,7 @@ pub fn document(
     finalising::document(conn, &basis, &computed, &texts, now)
 }
 
-/// Corrects an account by hand. Credit pays the oldest debts; what is left pays the next invoice.
+/// Corrects an account by hand. Open credit pays the oldest debts; what is left pays the next invoice.
 ///
 /// # Errors
 /// [`Error::Invalid`] names the field.
@@ -394,9 +394,7 @@ pub fn adjust(
         description: &body.reason,
     };
     let sequence = account.enter(conn, &terms.seller, &entry)?;
-    if body.amount < 0 {
-        let (touched, _) = settle::pay_oldest(conn, &mut account, sequence, -body.amount)?;
-        payments::refresh_all(conn, org, &account, &touched, now)?;
-    }
+    let touched = settle::pay_all(conn, &mut account)?;
+    payments::refresh_all(conn, org, &account, &touched, now)?;
     Ok((id, sequence))
 }

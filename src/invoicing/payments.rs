@@ -228,7 +228,7 @@ pub fn record(
     };
     let credit = account.enter(conn, &terms.seller, &entry)?;
     let touched = if body.invoices.is_empty() {
-        settle::pay_oldest(conn, &mut account, credit, body.amount)?.0
+        settle::pay_all(conn, &mut account)?
     } else {
         pay_named(conn, &mut account, credit, body, now)?
     };

@@ -3,7 +3,9 @@
 //! No more goes back than came in. A refund takes first what the payment pays nothing with, then the credit
 //! of credit notes; only then an invoice that the payment paid asks for the money again. So a refund of a
 //! credit note leaves its invoice paid, and a refund without one leaves it open. A reversal (a bounced debit,
-//! a chargeback) leaves credit notes alone.
+//! a chargeback) does not look for credit notes.
+//!
+//! What asks for money then is paid by all credit that the account still has, also that of credit notes.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -139,7 +141,8 @@ pub fn give_back(
     };
     let seller = sellers::find(conn, &row.seller_id)?;
     let debit = account.enter(conn, &seller, &entry)?;
-    let touched = pay_out(conn, &mut account, &row, kind, (debit, amount))?;
+    let mut touched = pay_out(conn, &mut account, &row, kind, (debit, amount))?;
+    touched.extend(settle::pay_all(conn, &mut account)?);
     refresh_all(conn, org, &account, &touched, now)?;
     let refund = get_refund(conn, org.org_id, &id)?;
     messages::write(conn, vec![message(org, &refund)], now)?;
