@@ -132,10 +132,11 @@ pub fn create(
     let id = drafts::insert(conn, &draft, now)?;
     if let Some(next) = &next {
         let key = (next.subscription_id.as_str(), "fee", currency.as_str());
-        // The clock does not invoice a period again whose invoice somebody declared void; people may.
-        drafts::release_void(conn, org.org_id, key, next.start)?;
+        // The clock does not invoice a period again whose invoice somebody took back; people may.
+        drafts::release_taken_back(conn, org.org_id, key, next.start)?;
         if !drafts::claim_period(conn, org.org_id, key, (next.start, next.end), &id)? {
-            let detail = "another invoice has the fee of the next period: pay that one, or delete its draft";
+            let detail = "another invoice has the fee of the next period: pay it, or take it back (delete a \
+                draft; declare an invoice void, or make a credit note over all of it)";
             return Err(Error::conflict("period_invoiced", detail));
         }
     }
