@@ -9,6 +9,7 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::account::{Account, EntryKind, NewEntry};
+use super::checks::check_booked;
 use super::drafts::{self, Basis, ChargedPeriod, CouponUse, DraftTexts, LATE_USAGE, NewDraft};
 use super::lines::{self, InvoiceItem, ItemBody};
 use super::shown::{self, OwnInvoice};
@@ -90,7 +91,7 @@ pub struct AdjustmentBody {
     /// `true`: what was owed, or was credit, when the org was taken over from another system.
     #[serde(default)]
     pub opening_balance: bool,
-    /// When; now when left out.
+    /// When, not before 2000-01-01; now when left out.
     #[serde(default)]
     pub at: Option<Moment>,
 }
@@ -372,8 +373,13 @@ pub fn adjust(
 ) -> Result<(String, i64), Error> {
     check_line("reason", &body.reason, 200)?;
     money::check_currency("currency", &body.currency)?;
-    if body.amount == 0 || body.amount.unsigned_abs() > amounts::MAX_AMOUNT.unsigned_abs() {
-        return Err(Error::invalid("amount", "must not be 0; below 0 it is credit for the org"));
+    let most = amounts::MAX_AMOUNT;
+    if body.amount == 0 || !(-most..=most).contains(&body.amount) {
+        let rule = format!("must be from -{most} to {most}, and not 0; below 0 it is credit for the org");
+        return Err(Error::invalid("amount", rule));
+    }
+    if let Some(at) = body.at {
+        check_booked("at", at.0.date_naive())?;
     }
     if body.at.is_some_and(|at| at.0 > now) {
         return Err(Error::invalid("at", "must not be in the future"));

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::account::{Account, EntryKind, NewEntry};
+use super::checks::check_booked;
 use super::drafts::{self, CouponUse, DraftTexts, NewDraft};
 use super::lines::{self, ItemBody};
 use super::numbers::{self, SeriesPlace};
@@ -71,6 +72,10 @@ pub fn import(
     let seller = &terms.seller;
     if body.issue_date.0 > seller.day(now) {
         return Err(Error::invalid("issue_date", "must not be in the future"));
+    }
+    check_booked("issue_date", body.issue_date.0)?;
+    if body.due_date.is_some_and(|day| day.0 < body.issue_date.0) {
+        return Err(Error::invalid("due_date", "must not be before issue_date"));
     }
     let currency = body.currency.clone().unwrap_or_else(|| terms.profile.currency.clone());
     money::check_currency("currency", &currency)?;
