@@ -61,7 +61,7 @@ pub struct PaymentBody {
     #[serde(default)]
     #[schema(pattern = "^[0-9]{4}$")]
     pub card_last4: Option<String>,
-    /// What the processor kept, in minor units.
+    /// What the processor kept, in minor units; at most the amount.
     #[serde(default)]
     #[schema(minimum = 0)]
     pub fee: Option<i64>,
@@ -167,8 +167,9 @@ impl PaymentBody {
     /// # Errors
     /// [`Error::Invalid`] names the field.
     pub fn check(&self, now: DateTime<Utc>) -> Result<(), Error> {
-        if !(1..=super::amounts::MAX_AMOUNT).contains(&self.amount) {
-            return Err(Error::invalid("amount", "must be above 0, in minor units of the currency"));
+        if !(1..=MAX_AMOUNT).contains(&self.amount) {
+            let rule = format!("must be from 1 to {MAX_AMOUNT}, in minor units of the currency");
+            return Err(Error::invalid("amount", rule));
         }
         money::check_currency("currency", &self.currency)?;
         check_line("processor", &self.processor, 50)?;

@@ -71,7 +71,7 @@ pub struct RefundBody {
     /// The processor's id of it. It is recorded once for each processor.
     #[serde(default)]
     pub reference: Option<String>,
-    /// When; now when left out.
+    /// When, not before the payment; now when left out.
     #[serde(default)]
     pub at: Option<Moment>,
 }
@@ -116,6 +116,9 @@ pub fn give_back(
     check_line("reason", &body.reason, 200)?;
     if let Some(reference) = &body.reference {
         check_line("reference", reference, 200)?;
+    }
+    if body.amount.is_some_and(|amount| amount <= 0) {
+        return Err(Error::invalid("amount", "must be above 0, in minor units of the payment's currency"));
     }
     let currency = find(conn, org.org_id, payment)?.currency;
     let mut account = Account::lock(conn, org.org_id, &currency, now)?;
