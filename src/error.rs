@@ -38,6 +38,9 @@ pub enum Error {
     /// There is no such thing, or it is not yours.
     #[error("there is no {0} here with this id")]
     NotFound(&'static str),
+    /// There is nothing here yet. Holds the whole sentence.
+    #[error("{0}")]
+    Nothing(&'static str),
     /// There is no such org, or it is not the caller's; the answer does not say which. Holds the field,
     /// parameter or path segment that names the org.
     #[error("{0}: {UNKNOWN_ORG}")]
@@ -236,7 +239,9 @@ impl Error {
             }
             Self::Unauthorized(_) => (StatusCode::UNAUTHORIZED, "unauthorized", "A valid API key is needed"),
             Self::Forbidden(_) => (StatusCode::FORBIDDEN, "missing_scope", "The API key may not do this"),
-            Self::NotFound(_) | Self::UnknownOrg(_) => (StatusCode::NOT_FOUND, "not_found", "Not found"),
+            Self::NotFound(_) | Self::Nothing(_) | Self::UnknownOrg(_) => {
+                (StatusCode::NOT_FOUND, "not_found", "Not found")
+            }
             Self::NoRoute(_) => (StatusCode::NOT_FOUND, "no_route", "No such route"),
             Self::WrongMethod(_) => {
                 (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "The path does not have this method")

@@ -41,13 +41,27 @@ pub fn decimal_places(currency: &str) -> u8 {
     }
 }
 
-/// Whether a text has the form of a currency code: ISO 4217, lower case.
+/// The active currencies of ISO 4217, list one, as of 2026-01-01 (so without `bgn`). SIX keeps the list:
+/// <https://www.six-group.com/en/products-services/financial-information/data-standards.html>.
+/// Left out is what nobody pays an invoice with: units of account and funds (`clf`, `uyi`, `xdr`), metals
+/// (`xau`), `xts` for tests and `xxx` for none.
+const ACTIVE: &str = "\
+    aed afn all amd aoa ars aud awg azn bam bbd bdt bhd bif bmd bnd bob brl bsd btn bwp byn bzd cad cdf \
+    chf clp cny cop crc cup cve czk djf dkk dop dzd egp ern etb eur fjd fkp gbp gel ghs gip gmd gnf gtq \
+    gyd hkd hnl htg huf idr ils inr iqd irr isk jmd jod jpy kes kgs khr kmf kpw krw kwd kyd kzt lak lbp \
+    lkr lrd lsl lyd mad mdl mga mkd mmk mnt mop mru mur mvr mwk mxn myr mzn nad ngn nio nok npr nzd omr \
+    pab pen pgk php pkr pln pyg qar ron rsd rub rwf sar sbd scr sdg sek sgd shp sle sos srd ssp stn svc \
+    syp szl thb tjs tmt tnd top try ttd twd tzs uah ugx usd uyu uzs ved ves vnd vuv wst xaf xcd xcg xof \
+    xpf yer zar zmw zwg";
+
+/// Whether a text is the code of an active currency of ISO 4217, in lower case.
 #[must_use]
 pub fn is_currency(code: &str) -> bool {
-    code.len() == 3 && code.bytes().all(|byte| byte.is_ascii_lowercase())
+    ACTIVE.split(' ').any(|active| active == code)
 }
 
-/// Checks a currency code: ISO 4217, lower case.
+/// Checks the currency of something that is told to us: an active one of ISO 4217, in lower case, so that a
+/// mistyped code does not become an account of its own. What Stripe sends is not checked: it is as it is.
 ///
 /// # Errors
 /// [`Error::Invalid`] naming `field`.
@@ -55,7 +69,10 @@ pub fn check_currency(field: &'static str, code: &str) -> Result<(), Error> {
     if is_currency(code) {
         return Ok(());
     }
-    Err(Error::invalid(field, "must be three lower-case letters (ISO 4217), such as usd"))
+    Err(Error::invalid(
+        field,
+        "must be the code of an active currency (ISO 4217), in lower case, such as usd",
+    ))
 }
 
 /// An amount in minor units as a number of major units.
@@ -115,6 +132,20 @@ mod tests {
         ] {
             assert_eq!(MajorUnits::new(minor, currency).to_string(), text, "{minor} {currency}");
         }
+    }
+
+    #[test]
+    fn only_active_currencies_are_taken() {
+        for code in "usd eur gbp jpy idr kwd xaf xcg zwg sle ved".split(' ') {
+            assert!(is_currency(code), "{code}");
+        }
+        // Nothing, upper case, unknown, of no country, metals, funds, and those that were given up.
+        for code in " us USD usdd btc xyz eru xxx xts xau xag xdr clf che uyi hrk bgn ang zwl sll".split(' ')
+        {
+            assert!(!is_currency(code), "{code}");
+        }
+        assert_eq!(ACTIVE.split(' ').count(), 155);
+        assert!(ZERO_DECIMAL.iter().chain(&THREE_DECIMAL).all(|code| is_currency(code)));
     }
 
     #[test]

@@ -19,7 +19,7 @@ use crate::auth::{PLATFORM, Scope};
 use crate::closing::exports::{self, ClosedRows};
 use crate::closing::month::{self, ListedManifest, Maker, StoredManifest};
 use crate::error::Error;
-use crate::page::Page;
+use crate::page::{Page, PageQuery};
 use crate::time::Month;
 
 /// A month to close.
@@ -83,13 +83,15 @@ pub(crate) async fn close(command: Command) -> Result<HttpResponse, Error> {
 
 /// Lists closed months that have a manifest, latest first.
 #[utoipa::path(
-    get, path = "/v1/closings", tag = "closings", security(("key" = ["billing:read"])),
-    responses((status = 200, description = "All of them", body = Page<ListedManifest>), ReadErrors)
+    get, path = "/v1/closings", tag = "closings", params(PageQuery),
+    security(("key" = ["billing:read"])),
+    responses((status = 200, description = "A page", body = Page<ListedManifest>), ReadErrors)
 )]
-pub(crate) async fn list(read: ReadRequest) -> Result<HttpResponse, Error> {
+pub(crate) async fn list(mut read: ReadRequest) -> Result<HttpResponse, Error> {
     read.principal.require_platform(Scope::BillingRead)?;
+    let page = read.take_page::<Month>("closings")?;
     read.params.done()?;
-    read.show(|conn| Ok(Page { data: month::list(conn)?, next: None })).await
+    read.show(move |conn| month::list(conn, &page)).await
 }
 
 /// Shows the manifest of a closed month.

@@ -24,11 +24,11 @@ use crate::error::Error;
 use crate::ids;
 use crate::schema::{local_subscriptions as t, orgs};
 pub use import::{ImportedSubscription, import};
-use read::last;
 pub use read::{
     Cursor, Ended, Name, NextPeriod, SubscriptionPeriod, charged_periods, current, end_due, history,
     next_period, owed, present_period,
 };
+use read::{last, none_yet};
 use row::LocalSubscriptionRow;
 pub use row::{LocalSubscription, Owed};
 
@@ -284,7 +284,7 @@ pub fn activate(
     let mut row = match lock_open(conn, org_id)? {
         Some(row) => row,
         None => {
-            let last = last(conn, org_id)?.ok_or(Error::NotFound("subscription"))?;
+            let last = last(conn, org_id)?.ok_or_else(none_yet)?;
             let plan = offered(conn, org_id, &last.plan_id)?;
             let mut row = insert(conn, org_id, &plan, last.interval_months, None, now)?;
             // Nothing is paid for yet.

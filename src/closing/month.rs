@@ -5,7 +5,7 @@
 //! closing again makes up for it. When two make it at once, the first to commit wins, and the other shows
 //! that one.
 
-use chrono::{DateTime, NaiveDate, Utc};
+use chrono::{DateTime, Months, NaiveDate, Utc};
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{Date, Nullable};
@@ -22,9 +22,14 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::messages::{self, NewMessage};
 use crate::metering::closings;
+use crate::page::{Page, PageRequest};
 use crate::schema::{month_manifests as t, usage_closings};
 use crate::signing::SigningKey;
 use crate::time::Month;
+
+/// Months that are closed at once, at most, and get a manifest each: fifty years. A day that somebody
+/// mistyped must not make manifests for thousands of empty months, which stay for ever.
+const MOST_MONTHS: u32 = 600;
 
 /// How manifests are made here.
 pub struct Maker {
@@ -109,14 +114,31 @@ pub(super) fn closed_at(conn: &mut PgConnection, month: NaiveDate) -> QueryResul
 ///
 /// # Errors
 /// [`Error::Invalid`] when it has not ended in every time zone; [`Error::Conflict`] when nothing was recorded
-/// until its end: manifests begin with the first month that has anything.
+/// until its end (manifests begin with the first month that has anything), or it would close more than
+/// [`MOST_MONTHS`].
 pub fn close(conn: &mut PgConnection, month: Month, actor: &str, now: DateTime<Utc>) -> Result<(), Error> {
     closings::close(conn, PLATFORM, month, actor, now)?;
-    if first_month(conn)?.is_none_or(|first| first > month.first_day()) {
+    let first = first_month(conn)?.filter(|first| *first <= month.first_day());
+    let (Some(_), Some(next)) = (first, next_to_make(conn)?) else {
         let detail = "nothing was recorded in this month or before it: close a later one";
         return Err(Error::conflict("month_is_empty", detail));
+    };
+    check_count(next, month)
+}
+
+/// Refuses more months than are closed at once.
+fn check_count(first: NaiveDate, wanted: Month) -> Result<(), Error> {
+    let last = first.checked_add_months(Months::new(MOST_MONTHS - 1)).unwrap_or(NaiveDate::MAX);
+    if wanted.first_day() <= last {
+        return Ok(());
     }
-    Ok(())
+    let (first, last) = (Month::containing(first), Month::containing(last));
+    let detail = format!(
+        "the first month without a manifest that has anything is {first}, and at most {MOST_MONTHS} \
+         months are closed at once: look whether what is booked in it has the right day; if so, close \
+         {last} first"
+    );
+    Err(Error::conflict("too_many_months", detail))
 }
 
 /// Makes the manifests of a closed month and of the months before it that have none, from the first month
@@ -129,14 +151,22 @@ pub fn complete(conn: &mut PgConnection, month: Month, maker: &Maker) -> Result<
     if closed_at(conn, wanted)?.is_none() {
         return Err(Error::conflict("month_is_open", "this month is open: close it first"));
     }
-    let last: Option<NaiveDate> = t::table.select(diesel::dsl::max(t::month)).first(conn)?;
-    let first = first_month(conn)?.unwrap_or(wanted);
-    let mut next = last.map_or(first, next_month);
+    let mut next = next_to_make(conn)?.unwrap_or(wanted);
+    check_count(next, month)?;
     while next <= wanted {
         make(conn, next, maker)?;
         next = next_month(next);
     }
     find(conn, month)
+}
+
+/// The month of the next manifest; `None`: nothing was recorded yet.
+fn next_to_make(conn: &mut PgConnection) -> QueryResult<Option<NaiveDate>> {
+    let last: Option<NaiveDate> = t::table.select(diesel::dsl::max(t::month)).first(conn)?;
+    Ok(match last {
+        Some(last) => Some(next_month(last)),
+        None => first_month(conn)?,
+    })
 }
 
 /// The first month that has anything.
@@ -231,13 +261,21 @@ pub(super) fn rows(conn: &mut PgConnection) -> QueryResult<Vec<ManifestRow>> {
     t::table.order(t::month).load(conn)
 }
 
-/// All manifests, the latest first.
-pub fn list(conn: &mut PgConnection) -> QueryResult<Vec<ListedManifest>> {
+/// A page of the manifests, the latest first.
+///
+/// # Errors
+/// [`Error::Database`].
+pub fn list(conn: &mut PgConnection, page: &PageRequest<Month>) -> Result<Page<ListedManifest>, Error> {
     type Listed = (NaiveDate, DateTime<Utc>, Vec<u8>, Option<Vec<u8>>, Option<Vec<u8>>);
-    let rows: Vec<Listed> = t::table
+    let mut query = t::table
         .order(t::month.desc())
         .select((t::month, t::created_at, t::content_sha256, t::public_key, t::signature))
-        .load(conn)?;
+        .limit(page.to_fetch())
+        .into_boxed();
+    if let Some(after) = page.after {
+        query = query.filter(t::month.lt(after.first_day()));
+    }
+    let rows: Vec<Listed> = query.load(conn)?;
     let shown = |(month, created_at, digest, public_key, signature): Listed| ListedManifest {
         month: Month::containing(month),
         created_at,
@@ -245,7 +283,7 @@ pub fn list(conn: &mut PgConnection) -> QueryResult<Vec<ListedManifest>> {
         public_key: public_key.map(hex::encode),
         signature: signature.map(hex::encode),
     };
-    Ok(rows.into_iter().map(shown).collect())
+    page.page(rows.into_iter().map(shown).collect(), |row| row.month)
 }
 
 /// Refuses a month that has no manifest: only those of closed months stay as they are.

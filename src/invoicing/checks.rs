@@ -1,5 +1,6 @@
 //! Rules for the texts and codes of sellers, customers and coupons.
 
+use chrono::NaiveDate;
 use chrono_tz::Tz;
 
 use crate::documents::content::Party;
@@ -17,6 +18,21 @@ pub(super) fn check_language(field: &'static str, language: &str) -> Result<(), 
         return Err(Error::invalid(field, format!("must be one of {}", codes.join(", "))));
     }
     Ok(())
+}
+
+/// The first day that books take. Nothing that is billed here is older, and a year that somebody mistyped
+/// (`0026`) would make a manifest for each month since then.
+const FIRST_BOOKED: NaiveDate = NaiveDate::from_ymd_opt(2000, 1, 1).expect("a day");
+
+/// Refuses a day before 2000-01-01, for whatever gets into accounts.
+///
+/// # Errors
+/// [`Error::Invalid`] naming `field`.
+pub(in crate::invoicing) fn check_booked(field: &'static str, day: NaiveDate) -> Result<(), Error> {
+    if day >= FIRST_BOOKED {
+        return Ok(());
+    }
+    Err(Error::invalid(field, format!("must not be before {FIRST_BOOKED}")))
 }
 
 /// The time zone with this IANA name.

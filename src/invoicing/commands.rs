@@ -9,6 +9,7 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::account::{Account, EntryKind, NewEntry};
+use super::checks::check_booked;
 use super::drafts::{self, Basis, ChargedPeriod, CouponUse, DraftTexts, LATE_USAGE, NewDraft};
 use super::lines::{self, InvoiceItem, ItemBody};
 use super::shown::{self, OwnInvoice};
@@ -90,7 +91,7 @@ pub struct AdjustmentBody {
     /// `true`: what was owed, or was credit, when the org was taken over from another system.
     #[serde(default)]
     pub opening_balance: bool,
-    /// When; now when left out.
+    /// When, not before 2000-01-01; now when left out.
     #[serde(default)]
     pub at: Option<Moment>,
 }
@@ -132,10 +133,11 @@ pub fn create(
     let id = drafts::insert(conn, &draft, now)?;
     if let Some(next) = &next {
         let key = (next.subscription_id.as_str(), "fee", currency.as_str());
-        // The clock does not invoice a period again whose invoice somebody declared void; people may.
-        drafts::release_void(conn, org.org_id, key, next.start)?;
+        // The clock does not invoice a period again whose invoice somebody took back; people may.
+        drafts::release_taken_back(conn, org.org_id, key, next.start)?;
         if !drafts::claim_period(conn, org.org_id, key, (next.start, next.end), &id)? {
-            let detail = "another invoice has the fee of the next period: pay that one, or delete its draft";
+            let detail = "another invoice has the fee of the next period: pay it, or take it back (delete a \
+                draft; declare an invoice void, or make a credit note over all of it)";
             return Err(Error::conflict("period_invoiced", detail));
         }
     }
@@ -359,7 +361,7 @@ pub fn document(
     finalising::document(conn, &basis, &computed, &texts, now)
 }
 
-/// Corrects an account by hand. Credit pays the oldest debts; what is left pays the next invoice.
+/// Corrects an account by hand. Open credit pays the oldest debts; what is left pays the next invoice.
 ///
 /// # Errors
 /// [`Error::Invalid`] names the field.
@@ -371,8 +373,13 @@ pub fn adjust(
 ) -> Result<(String, i64), Error> {
     check_line("reason", &body.reason, 200)?;
     money::check_currency("currency", &body.currency)?;
-    if body.amount == 0 || body.amount.unsigned_abs() > amounts::MAX_AMOUNT.unsigned_abs() {
-        return Err(Error::invalid("amount", "must not be 0; below 0 it is credit for the org"));
+    let most = amounts::MAX_AMOUNT;
+    if body.amount == 0 || !(-most..=most).contains(&body.amount) {
+        let rule = format!("must be from -{most} to {most}, and not 0; below 0 it is credit for the org");
+        return Err(Error::invalid("amount", rule));
+    }
+    if let Some(at) = body.at {
+        check_booked("at", at.0.date_naive())?;
     }
     if body.at.is_some_and(|at| at.0 > now) {
         return Err(Error::invalid("at", "must not be in the future"));
@@ -394,9 +401,7 @@ pub fn adjust(
         description: &body.reason,
     };
     let sequence = account.enter(conn, &terms.seller, &entry)?;
-    if body.amount < 0 {
-        let (touched, _) = settle::pay_oldest(conn, &mut account, sequence, -body.amount)?;
-        payments::refresh_all(conn, org, &account, &touched, now)?;
-    }
+    let touched = settle::pay_all(conn, &mut account)?;
+    payments::refresh_all(conn, org, &account, &touched, now)?;
     Ok((id, sequence))
 }

@@ -120,8 +120,9 @@ impl CouponBody {
         let counts = [self.amount, self.max_uses, self.minimum_amount, self.first_invoices.map(i64::from)];
         let names = ["amount", "max_uses", "minimum_amount", "first_invoices"];
         for (field, count) in names.into_iter().zip(counts) {
-            if count.is_some_and(|count| count <= 0 || count > super::amounts::MAX_AMOUNT) {
-                return Err(Error::invalid(field, "must be above 0"));
+            let most = super::amounts::MAX_AMOUNT;
+            if count.is_some_and(|count| !(1..=most).contains(&count)) {
+                return Err(Error::invalid(field, format!("must be from 1 to {most}")));
             }
         }
         match &self.currency {

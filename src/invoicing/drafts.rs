@@ -26,7 +26,7 @@ use crate::error::Error;
 use crate::text::check_line;
 pub(super) use store::{
     LATE_USAGE, NewDraft, claim_period, delete, drop_if_empty, insert, is_invoiced, load, recompute,
-    release_void, store,
+    release_taken_back, store,
 };
 
 /// What people write on an invoice.

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::account::{Account, EntryKind, NewEntry};
+use super::checks::check_booked;
 use super::drafts::{self, CouponUse, DraftTexts, NewDraft};
 use super::lines::{self, ItemBody};
 use super::numbers::{self, SeriesPlace};
@@ -29,10 +30,10 @@ use crate::time::Day;
 pub struct ImportBody {
     /// Public or external id of the org.
     pub org: String,
-    /// Its number there. A seller has each number once.
+    /// Its number there. A seller has each number once. It must not lie ahead in the seller's own series.
     #[schema(min_length = 1, max_length = 60)]
     pub number: String,
-    /// The day of issue.
+    /// The day of issue, not before 2000-01-01.
     pub issue_date: Day,
     /// The day until which it is to be paid; by the terms when left out.
     #[serde(default)]
@@ -72,12 +73,17 @@ pub fn import(
     if body.issue_date.0 > seller.day(now) {
         return Err(Error::invalid("issue_date", "must not be in the future"));
     }
+    check_booked("issue_date", body.issue_date.0)?;
+    if body.due_date.is_some_and(|day| day.0 < body.issue_date.0) {
+        return Err(Error::invalid("due_date", "must not be before issue_date"));
+    }
     let currency = body.currency.clone().unwrap_or_else(|| terms.profile.currency.clone());
     money::check_currency("currency", &currency)?;
     let mut account = Account::lock(conn, org.org_id, &currency, now)?;
     if let Some(there) = imported(conn, org, &seller.id, body)? {
         return Ok((there, false));
     }
+    numbers::must_not_be_ahead(conn, seller, &body.number, seller.day(now))?;
     let draft = NewDraft {
         org_id: org.org_id,
         seller: &seller.id,
@@ -140,10 +146,11 @@ fn imported(
     body: &ImportBody,
 ) -> Result<Option<OwnInvoice>, Error> {
     let Some((org_id, id)) = numbers::holder(conn, seller, &body.number)? else { return Ok(None) };
+    let taken = || numbers::taken(&body.number);
     if org_id != org.org_id {
-        return Err(numbers::taken());
+        return Err(taken());
     }
-    let there = shown::show(conn, (org_id, &org.public_id), &id).map_err(|_| numbers::taken())?;
+    let there = shown::show(conn, (org_id, &org.public_id), &id).map_err(|_| taken())?;
     let is_same = there.total == body.total && there.issue_date == Some(body.issue_date.0);
-    if is_same { Ok(Some(there)) } else { Err(numbers::taken()) }
+    if is_same { Ok(Some(there)) } else { Err(taken()) }
 }

@@ -6,7 +6,7 @@
 use chrono::{DateTime, NaiveDate, Utc};
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
-use diesel::sql_types::{BigInt, Nullable, Text, Timestamptz};
+use diesel::sql_types::{BigInt, Bool, Nullable, Text, Timestamptz};
 use serde_json::Value;
 
 use super::account::Account;
@@ -199,21 +199,30 @@ pub(super) fn due_drafts(
         .load(conn)
 }
 
-/// Says when the clock tries a draft again, and why it waits, if that is not known yet.
+/// Whether a reason why a draft waits takes the place of one that is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Waits {
+    Always,
+    UnlessKnown,
+}
+
+/// Says when the clock tries a draft again, and why it waits.
 pub(super) fn postpone(
     conn: &mut PgConnection,
     (org_id, invoice): (i64, &str),
-    waits: Option<&str>,
+    (waits, why): (Waits, &str),
     until: DateTime<Utc>,
 ) -> QueryResult<usize> {
     diesel::sql_query(
         "UPDATE own_invoices
-         SET waits = coalesce($3, waits), finalize_at = CASE WHEN finalize_at IS NOT NULL THEN $4 END
+         SET waits = CASE WHEN $5 THEN coalesce(waits, $3) ELSE $3 END,
+             finalize_at = CASE WHEN finalize_at IS NOT NULL THEN $4 END
          WHERE org_id = $1 AND invoice_id = $2 AND finalized_at IS NULL",
     )
     .bind::<BigInt, _>(org_id)
     .bind::<Text, _>(invoice)
-    .bind::<Nullable<Text>, _>(waits)
+    .bind::<Text, _>(why)
     .bind::<Nullable<Timestamptz>, _>(until)
+    .bind::<Bool, _>(waits == Waits::UnlessKnown)
     .execute(conn)
 }

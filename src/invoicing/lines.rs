@@ -51,17 +51,33 @@ pub struct ItemBody {
     #[serde(default)]
     pub to: Option<Moment>,
     /// `item`, or `proration` for a part of a fee.
-    #[serde(default = "item")]
-    #[schema(value_type = Option<LineKind>)]
-    pub kind: LineKind,
+    #[serde(default)]
+    #[schema(value_type = Option<ItemKind>)]
+    pub kind: ItemKind,
+}
+
+/// What people may add to a draft. The other kinds of lines come from subscriptions and usage.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ItemKind {
+    /// Anything.
+    #[default]
+    Item,
+    /// A part of a fee.
+    Proration,
+}
+
+impl From<ItemKind> for LineKind {
+    fn from(kind: ItemKind) -> Self {
+        match kind {
+            ItemKind::Item => Self::Item,
+            ItemKind::Proration => Self::Proration,
+        }
+    }
 }
 
 fn one() -> Quantity {
     Quantity(Decimal::ONE)
-}
-
-fn item() -> LineKind {
-    LineKind::Item
 }
 
 impl ItemBody {
@@ -79,9 +95,6 @@ impl ItemBody {
         }
         if self.base_quantity.0 <= Decimal::ZERO {
             return Err(Error::invalid("base_quantity", "must be above 0"));
-        }
-        if !matches!(self.kind, LineKind::Item | LineKind::Proration) {
-            return Err(Error::invalid("kind", "must be `item` or `proration`"));
         }
         if let (Some(from), Some(to)) = (self.from, self.to)
             && from.0 >= to.0
@@ -166,7 +179,7 @@ impl DraftLine {
             (None, None) => return Err(no_tax_rate()),
         };
         Ok(Self {
-            kind: item.kind,
+            kind: item.kind.into(),
             description: item.description.clone(),
             quantity: item.quantity.0,
             unit: item.unit.clone(),

@@ -4,17 +4,21 @@
 //! A number is taken in the transaction that finalises the document, under the lock of its series, which is
 //! the last lock of all. When that transaction fails, the number was never taken: so a series has no gap, and
 //! no number is there twice. Drafts have none; a void invoice keeps its number.
+//!
+//! Numbers that a series is still to give belong to it alone: no import may have one, and no seller takes a
+//! prefix whose next numbers are issued already. Else finalising would come to a number that is taken, and it
+//! must not skip one, as that is a gap.
 
 use chrono::{DateTime, Datelike, NaiveDate, Utc};
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
-use diesel::sql_types::{BigInt, Integer, Text};
+use diesel::sql_types::{BigInt, Bool, Integer, Text};
 use sha2::{Digest, Sha256};
 
-use super::sellers::Seller;
+use super::sellers::{Seller, SellerSettings};
 use crate::documents::content::{Document, DocumentKind};
 use crate::error::Error;
-use crate::schema::{issued_numbers, own_documents as t};
+use crate::schema::{document_numbers, issued_numbers, own_documents as t};
 
 /// A place in a series.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,12 +58,99 @@ pub(super) fn take(
     .bind::<Text, _>(kind_name(kind))
     .bind::<Integer, _>(year)
     .get_result(conn)?;
-    let settings = &seller.body.settings;
-    let prefix = match kind {
+    let text = numbered(prefix(&seller.body.settings, kind), year, taken.last);
+    Ok(SeriesPlace { year, number: taken.last, text })
+}
+
+/// What the numbers of a kind begin with.
+fn prefix(settings: &SellerSettings, kind: DocumentKind) -> &str {
+    match kind {
         DocumentKind::Invoice => &settings.invoice_prefix,
         DocumentKind::CreditNote => &settings.credit_note_prefix,
-    };
-    Ok(SeriesPlace { year, number: taken.last, text: format!("{prefix}{year}-{:06}", taken.last) })
+    }
+}
+
+/// A place in a series as documents show it.
+fn numbered(prefix: &str, year: i32, number: i64) -> String {
+    format!("{prefix}{year}-{number:06}")
+}
+
+/// The year and the place that a text has in the series of a prefix; `None`: it is no number of it.
+fn place_of(prefix: &str, text: &str) -> Option<(i32, i64)> {
+    let (year, number) = text.strip_prefix(prefix)?.split_once('-')?;
+    let (year, number) = (year.parse().ok()?, number.parse().ok()?);
+    (numbered(prefix, year, number) == text).then_some((year, number))
+}
+
+/// The last place that is taken in a series; 0: none.
+fn last_of(conn: &mut PgConnection, seller: &str, kind: DocumentKind, year: i32) -> QueryResult<i64> {
+    use document_numbers as d;
+    let last = d::table.find((seller, kind_name(kind), year)).select(d::last).first(conn).optional()?;
+    Ok(last.unwrap_or(0))
+}
+
+/// Refuses a number of another system that a series of the seller is still to give: of this year or a later
+/// one, and above the last one. A year that is over gives none.
+///
+/// # Errors
+/// [`Error::Invalid`] names `number` and says what the last one is.
+pub(super) fn must_not_be_ahead(
+    conn: &mut PgConnection,
+    seller: &Seller,
+    number: &str,
+    today: NaiveDate,
+) -> Result<(), Error> {
+    for kind in [DocumentKind::Invoice, DocumentKind::CreditNote] {
+        let prefix = prefix(&seller.body.settings, kind);
+        let Some((year, place)) = place_of(prefix, number) else { continue };
+        let last = last_of(conn, &seller.id, kind, year)?;
+        if year < today.year() || place <= last {
+            continue;
+        }
+        let stands = match last {
+            0 => format!("which has issued none in {year}"),
+            last => format!("the last number of which is {}", numbered(prefix, year, last)),
+        };
+        let rule = format!(
+            "must not lie ahead in the seller's own series `{prefix}{year}-`, {stands}: it will give \
+             {number} itself. Give the seller another `invoice_prefix` or `credit_note_prefix`, or import \
+             the document under another number"
+        );
+        return Err(Error::invalid("number", rule));
+    }
+    Ok(())
+}
+
+/// Refuses settings of a seller whose series would come to a number that is issued already.
+///
+/// # Errors
+/// [`Error::Invalid`] names the prefix.
+pub(super) fn must_be_free(
+    conn: &mut PgConnection,
+    seller: &str,
+    settings: &SellerSettings,
+    today: NaiveDate,
+) -> Result<(), Error> {
+    for (field, kind) in [
+        ("settings.invoice_prefix", DocumentKind::Invoice),
+        ("settings.credit_note_prefix", DocumentKind::CreditNote),
+    ] {
+        let prefix = prefix(settings, kind);
+        let issued: Vec<String> = issued_numbers::table
+            .filter(issued_numbers::seller_id.eq(seller))
+            .filter(diesel::dsl::sql::<Bool>("starts_with(number, ").bind::<Text, _>(prefix).sql(")"))
+            .select(issued_numbers::number)
+            .load(conn)?;
+        for number in issued {
+            let Some((year, place)) = place_of(prefix, &number) else { continue };
+            if year >= today.year() && place > last_of(conn, seller, kind, year)? {
+                let rule =
+                    format!("must be another one: {number} is issued, and this series would come to it");
+                return Err(Error::invalid(field, rule));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Keeps a document as it was issued, with its digest.
@@ -82,7 +173,7 @@ pub(super) fn keep(
         .map_err(|error| {
             let error = Error::from(error);
             match error.constraint() {
-                Some("issued_numbers_pkey") => taken(),
+                Some("issued_numbers_pkey") => taken(&place.text),
                 _ => error,
             }
         })?;
@@ -98,8 +189,12 @@ pub(super) fn keep(
 }
 
 /// The error for a number that another document has.
-pub(super) fn taken() -> Error {
-    Error::conflict("number_taken", "another document of this seller has this number")
+pub(super) fn taken(number: &str) -> Error {
+    let detail = format!(
+        "another document of this seller has the number {number}. If a series comes to it, give the seller \
+         another `invoice_prefix` or `credit_note_prefix`"
+    );
+    Error::conflict("number_taken", detail)
 }
 
 /// The org and the id of the document with a number.

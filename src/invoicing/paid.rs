@@ -8,7 +8,7 @@ use diesel::prelude::*;
 use serde_json::{Value, json};
 
 use super::invoices::InvoiceRow;
-use super::shown;
+use super::{shown, undo};
 use crate::billing::directory::OrgContext;
 use crate::billing::local_subscriptions::{self, Paid};
 use crate::error::Error;
@@ -27,9 +27,12 @@ pub(super) fn follow(
     invoice: &InvoiceRow,
     now: DateTime<Utc>,
 ) -> Result<(), Error> {
-    // What a credit note took back as a whole was not sold, though it asks for nothing any more.
-    let is_sold = invoice.amount_paid > 0 || invoice.total == 0;
-    if invoice.status != "paid" || !is_sold {
+    if invoice.status != "paid" {
+        return Ok(());
+    }
+    // What credit notes took back as a whole was not sold, though it asks for nothing any more.
+    let taken_back = undo::credited_by_notes(conn, org.org_id, &invoice.invoice_id)?;
+    if invoice.total > 0 && taken_back >= invoice.total {
         return Ok(());
     }
     let object = shown::object(conn, (org.org_id, &org.public_id), &invoice.invoice_id)?;

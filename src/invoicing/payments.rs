@@ -18,6 +18,8 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use super::account::{Account, EntryKind, NewEntry};
+use super::amounts::MAX_AMOUNT;
+use super::checks::check_booked;
 use super::{invoices, paid, payment_accounts, profiles, settle, undo};
 use crate::billing::directory::OrgContext;
 use crate::error::Error;
@@ -46,7 +48,7 @@ pub struct PaymentBody {
     /// The processor's id of the payment. It is recorded once for each processor.
     #[schema(min_length = 1, max_length = 200)]
     pub reference: String,
-    /// When it was paid; now when left out.
+    /// When it was paid, not before 2000-01-01; now when left out.
     #[serde(default)]
     pub paid_at: Option<Moment>,
     /// How: `card`, `wallet`, `transfer`.
@@ -59,7 +61,7 @@ pub struct PaymentBody {
     #[serde(default)]
     #[schema(pattern = "^[0-9]{4}$")]
     pub card_last4: Option<String>,
-    /// What the processor kept, in minor units.
+    /// What the processor kept, in minor units; at most the amount.
     #[serde(default)]
     #[schema(minimum = 0)]
     pub fee: Option<i64>,
@@ -165,8 +167,9 @@ impl PaymentBody {
     /// # Errors
     /// [`Error::Invalid`] names the field.
     pub fn check(&self, now: DateTime<Utc>) -> Result<(), Error> {
-        if !(1..=super::amounts::MAX_AMOUNT).contains(&self.amount) {
-            return Err(Error::invalid("amount", "must be above 0, in minor units of the currency"));
+        if !(1..=MAX_AMOUNT).contains(&self.amount) {
+            let rule = format!("must be from 1 to {MAX_AMOUNT}, in minor units of the currency");
+            return Err(Error::invalid("amount", rule));
         }
         money::check_currency("currency", &self.currency)?;
         check_line("processor", &self.processor, 50)?;
@@ -180,8 +183,11 @@ impl PaymentBody {
         if !self.card_last4.as_ref().is_none_or(is_four) {
             return Err(Error::invalid("card_last4", "must be the last four digits"));
         }
-        if self.fee.is_some_and(|fee| fee < 0) {
-            return Err(Error::invalid("fee", "must be 0 or more, in minor units"));
+        if self.fee.is_some_and(|fee| !(0..=self.amount).contains(&fee)) {
+            return Err(Error::invalid("fee", "must be from 0 to the amount, in minor units"));
+        }
+        if let Some(at) = self.paid_at {
+            check_booked("paid_at", at.0.date_naive())?;
         }
         if self.paid_at.is_some_and(|at| at.0 > now + TimeDelta::days(1)) {
             return Err(Error::invalid("paid_at", "must not be in the future"));
@@ -228,7 +234,7 @@ pub fn record(
     };
     let credit = account.enter(conn, &terms.seller, &entry)?;
     let touched = if body.invoices.is_empty() {
-        settle::pay_oldest(conn, &mut account, credit, body.amount)?.0
+        settle::pay_all(conn, &mut account)?
     } else {
         pay_named(conn, &mut account, credit, body, now)?
     };

@@ -12,12 +12,11 @@ use rust_decimal::Decimal;
 
 use super::amounts::prorated;
 use super::drafts::{self, no_price};
-use super::lines::{self, ItemBody};
+use super::lines::{self, ItemBody, ItemKind};
 use super::profiles::{self, Terms};
 use crate::billing::directory::OrgContext;
 use crate::billing::local_subscriptions::{self, Changed, SubscriptionPeriod};
 use crate::billing::plans;
-use crate::documents::content::LineKind;
 use crate::error::Error;
 use crate::money::major_units;
 use crate::quantity::Quantity;
@@ -85,6 +84,6 @@ fn item(
         tax_rate: None,
         from: Some(Moment(from)),
         to: Some(Moment(to)),
-        kind: LineKind::Proration,
+        kind: ItemKind::Proration,
     }
 }

@@ -13,8 +13,9 @@ use diesel::sql_types::{BigInt, Text, Timestamptz};
 
 use super::account::Account;
 use super::drafts::{self, DraftTexts, NewDraft};
+use super::invoices::{self, Waits};
 use super::profiles::{self, Terms};
-use super::{finalise, invoices, lines, usage_lines};
+use super::{finalise, lines, usage_lines};
 use crate::billing::directory::{Directory, OrgContext};
 use crate::billing::local_subscriptions::{self, SubscriptionPeriod};
 use crate::db;
@@ -197,30 +198,41 @@ pub fn finalise_due(
         let done = db::run_with_retries(conn, |conn| finalise::finalise(conn, &org, invoice, now).map(drop));
         let Err(error) = done else { continue };
         tracing::warn!(org = %org.public_id, invoice, %error, "a draft could not be finalised: it waits");
-        let is_lacking = matches!(error, Error::Conflict { .. });
-        db::run_with_retries(conn, |conn| postpone(conn, &org, invoice, is_lacking, now))?;
+        let refused = match error {
+            Error::Conflict { code, .. } => Some(code),
+            _ => None,
+        };
+        let postponed = db::run_with_retries(conn, |conn| postpone(conn, &org, invoice, refused, now));
+        if let Err(error) = postponed {
+            tracing::warn!(org = %org.public_id, invoice, %error, "and it could not be computed again");
+            db::run_with_retries(conn, |conn| postpone(conn, &org, invoice, None, now))?;
+        }
     }
     Ok(i64::try_from(due.len()).is_ok_and(|count| count == BATCH))
 }
 
-/// Tries a draft again later, and says why it waits. `is_lacking`: something is missing, which computing it
-/// again names; else it failed.
+/// Tries a draft again later, and says why it waits: what computing it again names as missing, else the code
+/// with which finalising refused it (`refused`), else that it failed. So no draft that the clock could not
+/// finalise looks as if nothing were wrong.
 fn postpone(
     conn: &mut PgConnection,
     org: &Arc<OrgContext>,
     invoice: &str,
-    is_lacking: bool,
+    refused: Option<&str>,
     now: DateTime<Utc>,
 ) -> Result<(), Error> {
     let (_, row) = invoices::lock_with_account(conn, invoice, now)?;
     if !row.is_draft() {
         return Ok(());
     }
-    if is_lacking {
+    if refused.is_some() {
         drafts::recompute(conn, org, &row, now)?;
     }
-    let failed = (!is_lacking).then_some("failed");
-    invoices::postpone(conn, (org.org_id, invoice), failed, now + RETRY_AFTER)?;
+    let until = now + RETRY_AFTER;
+    match refused {
+        Some(code) => invoices::postpone(conn, (org.org_id, invoice), (Waits::UnlessKnown, code), until)?,
+        None => invoices::postpone(conn, (org.org_id, invoice), (Waits::Always, "failed"), until)?,
+    };
     Ok(())
 }
 

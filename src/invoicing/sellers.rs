@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::checks;
+use super::{checks, numbers};
 use crate::documents::content::Party;
 use crate::error::Error;
 use crate::schema::sellers as t;
@@ -144,6 +144,17 @@ impl SellerBody {
     }
 }
 
+/// Whether numbers of a seller that is there would begin in another way.
+fn changes_prefix(conn: &mut PgConnection, id: &str, new: &SellerSettings) -> Result<bool, Error> {
+    let old = match find(conn, id) {
+        Err(Error::NotFound(_)) => return Ok(false),
+        found => found?.body.settings,
+    };
+    let prefixes =
+        |settings: &SellerSettings| (settings.invoice_prefix.clone(), settings.credit_note_prefix.clone());
+    Ok(prefixes(&old) != prefixes(new))
+}
+
 /// Creates a seller, or replaces it.
 ///
 /// # Errors
@@ -158,6 +169,10 @@ pub fn put(
     body.check()?;
     if let Some(rate) = &body.settings.tax_rate {
         super::tax_rates::active(conn, rate, "settings.tax_rate")?;
+    }
+    if changes_prefix(conn, id, &body.settings)? {
+        let zone = checks::zone("settings.time_zone", &body.settings.time_zone)?;
+        numbers::must_be_free(conn, id, &body.settings, now.with_timezone(&zone).date_naive())?;
     }
     let settings = crate::json::to_tree(&body.settings)?;
     let values = (

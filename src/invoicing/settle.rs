@@ -50,6 +50,20 @@ pub(super) fn pay_oldest(
     Ok((invoices, left))
 }
 
+/// Lets all open credits pay the open debts, oldest first on both sides, and returns the invoices that they
+/// pay. Whoever leaves a debt open beside credit calls it, so that nobody is asked for money who has some.
+pub(super) fn pay_all(conn: &mut PgConnection, account: &mut Account) -> Result<BTreeSet<String>, Error> {
+    let mut paid = BTreeSet::new();
+    for credit in account.open_credits(conn)? {
+        let (invoices, left) = pay_oldest(conn, account, credit.sequence, credit.open)?;
+        paid.extend(invoices);
+        if left > 0 {
+            break;
+        }
+    }
+    Ok(paid)
+}
+
 /// Takes up to `amount` back from what a credit pays, or from what pays a debt: the newest first, and only
 /// where `may` accepts the other side. Returns the documents of the other side that were touched, and how
 /// much was taken back.

@@ -24,7 +24,8 @@ pub struct OwnInvoice {
     /// `draft`, `open`, `paid`, `void` or `uncollectible`.
     pub status: String,
     /// Why a draft cannot be finalised: `usage_unpriced`, `usage_without_currency`, `total_below_zero`,
-    /// `plan_has_no_price`, `no_tax_rate`, or `failed` (the log says why); null: nothing is missing.
+    /// `plan_has_no_price`, `no_tax_rate`, another code with which finalising answers, such as `number_taken`
+    /// or `invoice_is_empty`, or `failed` (the log says why); null: nothing is missing.
     pub waits: Option<String>,
     /// Its number; null for a draft.
     pub number: Option<String>,

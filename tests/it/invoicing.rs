@@ -10,6 +10,7 @@ mod moving_in;
 mod notes;
 mod numbers;
 mod payments;
+mod refusals;
 mod returns;
 mod rights;
 mod settings;
@@ -143,5 +144,25 @@ async fn what_was_taken_back_extends_no_subscription() {
     assert_eq!(world.send(note).await.status(201)["total"], 44_311_200);
     assert_eq!(world.stands(&made).await, "paid 0");
     assert_eq!(paid_until(&world).await, "2026-11-10T12:00:00Z");
+
+    // So it is corrected: another invoice sells the period. A part was paid before all of it went back.
+    let again = world.send(invoice("acme").with("renewal", true).finalized()).await.status(201).id();
+    world.send(payment("acme", 11_200).currency("idr")).await.status(201);
+    let part = crate::support::invoicing::credit_note(&again).credits(1, 100);
+    world.send(part).await.status(201);
+    world.send(invoice("acme").with("renewal", true)).await.refused(409, "period_invoiced");
+    world.send(crate::support::invoicing::credit_note(&again)).await.status(201);
+    assert_eq!(
+        (&*world.stands(&again).await, &*paid_until(&world).await),
+        ("paid 0", "2026-11-10T12:00:00Z")
+    );
+    let third = world.send(invoice("acme").with("renewal", true).finalized()).await.status(201).id();
+    assert_eq!(world.stands(&third).await, format!("open {}", 44_311_200 - 11_200));
+    world.send(payment("acme", 44_300_000).currency("idr")).await.status(201);
+    assert_eq!(paid_until(&world).await, "2026-12-10T12:00:00Z");
+    // What was paid and then taken back has sold its period: the next one follows it.
+    world.send(crate::support::invoicing::credit_note(&third)).await.status(201);
+    let next = world.send(invoice("acme").with("renewal", true)).await.status(201);
+    assert_eq!(next["lines"][0]["period_start"], "2026-12-10T12:00:00Z");
     world.books_add_up();
 }

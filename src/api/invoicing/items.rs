@@ -13,10 +13,9 @@ use crate::api::described::{CommandErrors, FindErrors, IdempotencyKey};
 use crate::api::reads::ReadRequest;
 use crate::auth::Scope;
 use crate::billing::org_name::OrgName;
-use crate::documents::content::LineKind;
 use crate::error::Error;
 use crate::invoicing::commands;
-use crate::invoicing::lines::{InvoiceItem, ItemBody};
+use crate::invoicing::lines::{InvoiceItem, ItemBody, ItemKind};
 use crate::quantity::{Quantity, QuantityAboveZero, QuantityFromZero};
 use crate::time::Moment;
 
@@ -59,7 +58,7 @@ pub struct NewInvoiceItem {
     pub to: Option<Moment>,
     /// `item` when left out, or `proration` for a part of a fee.
     #[serde(default)]
-    pub kind: Option<LineKind>,
+    pub kind: Option<ItemKind>,
     /// Currency of its price; that of the invoice, or of the org's billing profile, when left out.
     #[serde(default)]
     pub currency: Option<String>,
@@ -80,7 +79,7 @@ impl NewInvoiceItem {
             tax_rate: self.tax_rate.clone(),
             from: self.from,
             to: self.to,
-            kind: self.kind.unwrap_or(LineKind::Item),
+            kind: self.kind.unwrap_or_default(),
         }
     }
 }

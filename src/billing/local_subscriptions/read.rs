@@ -30,12 +30,19 @@ pub(super) fn last(conn: &mut PgConnection, org_id: i64) -> QueryResult<Option<L
     newest.select(LocalSubscriptionRow::as_select()).first(conn).optional()
 }
 
+/// The error for an org that never had a local subscription.
+pub(super) fn none_yet() -> Error {
+    Error::Nothing(
+        "this org never had a local subscription: begin one with `POST /v1/orgs/{id}/subscription`",
+    )
+}
+
 /// The org's subscription that began last, over or not.
 ///
 /// # Errors
-/// [`Error::NotFound`] when the org never had one.
+/// [`Error::Nothing`] when the org never had one.
 pub fn current(conn: &mut PgConnection, org_id: i64, now: DateTime<Utc>) -> Result<LocalSubscription, Error> {
-    last(conn, org_id)?.map(|row| row.shown(now)).ok_or(Error::NotFound("subscription"))
+    last(conn, org_id)?.map(|row| row.shown(now)).ok_or_else(none_yet)
 }
 
 /// The last subscription of a page: when it began, and its id. The next page goes on after it.

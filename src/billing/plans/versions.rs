@@ -149,7 +149,7 @@ impl PlanTerms {
         if !self.prices.keys().all(|currency| money::is_currency(currency)) {
             return Err(Error::invalid(
                 "prices",
-                "must be by currency: three lower-case letters such as usd",
+                "must be by active currency (ISO 4217), in lower case, such as usd",
             ));
         }
         for (field, units) in [

@@ -26,24 +26,20 @@ pub type CreditAmounts = Amounts;
 /// Computes a credit note over lines of an invoice. All lines of the invoice are needed: the tax depends on
 /// what remains of each rate.
 ///
+/// The notes on an invoice take back at most its total, and of each tax rate at most what the invoice has of
+/// it. A line below 0 (a gift, a proration) lowers both. If a note took the lines above 0 alone, the customer
+/// would get back what he never paid, and we the tax that we never owed. All that is left is always within
+/// these bounds.
+///
 /// # Errors
-/// [`Error::Invalid`] when more would be taken back than was charged, or nothing.
+/// [`Error::Invalid`] when more would be taken back than was charged, or nothing. It says what is left.
 pub fn credit(lines: &[CreditableLine], inclusive: bool) -> Result<CreditAmounts, Error> {
-    for line in lines {
-        let (left, credit) = (line.charged - line.credited, line.credit);
-        if credit.signum() * left.signum() < 0 || credit.unsigned_abs() > left.unsigned_abs() {
-            let number = line.number;
-            let rule = format!("of line {number} is more than what is left of it, which is {left}");
-            return Err(Error::invalid("amount", rule));
-        }
-    }
-    if lines.iter().map(|line| line.credit).sum::<i64>() <= 0 {
-        return Err(Error::invalid("lines", "must take back more than 0 in total"));
-    }
+    lines.iter().try_for_each(check_line)?;
     let mut groups: BTreeMap<TaxGroup, Vec<usize>> = BTreeMap::new();
     for (place, line) in lines.iter().enumerate() {
         groups.entry(line.tax).or_default().push(place);
     }
+    check_sums(lines, &groups, inclusive)?;
     let mut computed = vec![LineAmounts::default(); lines.len()];
     let mut taxes = Vec::new();
     for (group, members) in groups {
@@ -74,4 +70,56 @@ pub fn credit(lines: &[CreditableLine], inclusive: bool) -> Result<CreditAmounts
         due: net + tax,
     };
     Ok(Amounts { lines: computed, allowances: Vec::new(), taxes, totals })
+}
+
+/// Refuses more than what is left of a line.
+fn check_line(line: &CreditableLine) -> Result<(), Error> {
+    let left = line.charged - line.credited;
+    let (least, most) = (left.min(0), left.max(0));
+    if (least..=most).contains(&line.credit) {
+        return Ok(());
+    }
+    let rule = format!("of line {} must be from {least} to {most}: {left} is left of it", line.number);
+    Err(Error::invalid("amount", rule))
+}
+
+/// Refuses more than what is left of the invoice, or of a tax rate.
+fn check_sums(
+    lines: &[CreditableLine],
+    groups: &BTreeMap<TaxGroup, Vec<usize>>,
+    inclusive: bool,
+) -> Result<(), Error> {
+    let with_tax = |group: &TaxGroup, amount: i64| {
+        if inclusive { amount } else { amount + tax_on(amount, group.percent, false) }
+    };
+    let (mut total_before, mut total_after) = (0, 0);
+    let mut of_rate = Ok(());
+    for (group, members) in groups {
+        let sum = |of: fn(&CreditableLine) -> i64| members.iter().map(|&i| of(&lines[i])).sum::<i64>();
+        let charged = sum(|line| line.charged);
+        let before = sum(|line| line.charged - line.credited);
+        let after = before - sum(|line| line.credit);
+        total_before += with_tax(group, before);
+        total_after += with_tax(group, after);
+        if !(charged.min(0)..=charged.max(0)).contains(&after) && of_rate.is_ok() {
+            let percent = group.percent.normalize();
+            let rule = format!(
+                "must not take back more than there is of the tax rate of {percent} %: {before} is left"
+            );
+            of_rate = Err(Error::invalid("lines", rule));
+        }
+    }
+    let taken = total_before - total_after;
+    if total_before <= 0 {
+        return Err(Error::invalid("lines", "must take back something: nothing is left of this invoice"));
+    }
+    if taken <= 0 || total_after < 0 {
+        let rule = format!(
+            "must take back more than 0 and at most {total_before} with tax, which is left of this \
+             invoice: these come to {taken}. A line below 0 lowers what is left; all of it is taken back \
+             when `lines` is left out"
+        );
+        return Err(Error::invalid("lines", rule));
+    }
+    of_rate
 }

@@ -199,4 +199,49 @@ proptest! {
         }
         prop_assert_eq!((total, tax), (invoice.totals.total, invoice.totals.tax));
     }
+
+    /// With lines below 0, credit notes never come to more than the invoice, and all that is left is one
+    /// credit note, whatever was taken back before.
+    #[test]
+    fn credit_notes_stay_within_the_invoice_and_the_rest_is_one(
+        lines in prop::collection::vec((any_line(), 0_u8..3), 1..8),
+        parts in prop::collection::vec(prop::collection::vec(0_u32..=100, 8), 0..6),
+        inclusive: bool,
+    ) {
+        let signed = lines.into_iter().map(|(line, sign)| {
+            PricedLine { amount: if sign == 0 { -line.amount } else { line.amount }, ..line }
+        });
+        let lines: Vec<PricedLine> = signed.collect();
+        let invoice = compute(&lines, &[], inclusive).expect("computable");
+        // No other draft becomes an invoice.
+        prop_assume!(invoice.totals.total > 0 && invoice.totals.net >= 0);
+        let mut credited = vec![0_i64; lines.len()];
+        let (mut total, mut tax) = (0, 0);
+        let mut rest_is_taken = false;
+        for note in parts.iter().chain([&vec![100; 8]]) {
+            let wanted: Vec<CreditableLine> = lines.iter().enumerate().map(|(i, line)| CreditableLine {
+                number: 1,
+                tax: line.tax,
+                charged: line.amount,
+                credited: credited[i],
+                credit: (line.amount - credited[i]) * i64::from(note[i]) / 100,
+            }).collect();
+            let is_rest = note.iter().all(|part| *part == 100);
+            let left = invoice.totals.total - total;
+            let Ok(amounts) = credit(&wanted, inclusive) else {
+                prop_assert!(!is_rest || left == 0, "{left} is left, and stuck");
+                continue;
+            };
+            rest_is_taken |= is_rest;
+            prop_assert_eq!(amounts.totals.tax, amounts.lines.iter().map(|line| line.tax).sum::<i64>());
+            prop_assert!((1..=left).contains(&amounts.totals.total), "{} of {left}", amounts.totals.total);
+            total += amounts.totals.total;
+            tax += amounts.totals.tax;
+            for (place, line) in wanted.iter().enumerate() {
+                credited[place] += line.credit;
+            }
+        }
+        prop_assert_eq!(total, invoice.totals.total);
+        prop_assert!(!rest_is_taken || tax == invoice.totals.tax);
+    }
 }

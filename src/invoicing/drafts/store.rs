@@ -70,8 +70,9 @@ pub(crate) fn claim_period(
     Ok(claimed == 1)
 }
 
-/// Forgets that a void invoice had a period, so that another one may have it.
-pub(crate) fn release_void(
+/// Forgets that an invoice had a period, so that another one may have it: if the invoice is void, or credit
+/// notes took all of it back, and the period was not paid for.
+pub(crate) fn release_taken_back(
     conn: &mut PgConnection,
     org_id: i64,
     (subscription, what, currency): (&str, &str, &str),
@@ -81,7 +82,9 @@ pub(crate) fn release_void(
         "DELETE FROM invoiced_periods p USING own_invoices i
          WHERE p.org_id = $1 AND p.subscription_id = $2 AND p.what = $3 AND p.currency = $4
              AND p.period_start = $5 AND p.paid_for_at IS NULL
-             AND (i.org_id, i.invoice_id) = (p.org_id, p.invoice_id) AND i.voided_at IS NOT NULL",
+             AND (i.org_id, i.invoice_id) = (p.org_id, p.invoice_id)
+             AND (i.voided_at IS NOT NULL OR i.total > 0 AND i.total = (SELECT sum(n.total)
+                 FROM own_credit_notes n WHERE (n.org_id, n.invoice_id) = (i.org_id, i.invoice_id)))",
     )
     .bind::<BigInt, _>(org_id)
     .bind::<Text, _>(subscription)

@@ -3,12 +3,14 @@
 //! No more goes back than came in. A refund takes first what the payment pays nothing with, then the credit
 //! of credit notes; only then an invoice that the payment paid asks for the money again. So a refund of a
 //! credit note leaves its invoice paid, and a refund without one leaves it open. A reversal (a bounced debit,
-//! a chargeback) leaves credit notes alone.
+//! a chargeback) does not look for credit notes.
+//!
+//! What asks for money then is paid by all credit that the account still has, also that of credit notes.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -20,6 +22,7 @@ use crate::billing::directory::OrgContext;
 use crate::error::Error;
 use crate::ids;
 use crate::invoicing::account::{Account, EntryKind, NewEntry, Side, StandingAllocation};
+use crate::invoicing::checks::check_booked;
 use crate::invoicing::{sellers, settle};
 use crate::messages::{self, NewMessage};
 use crate::schema::{own_payments, own_refunds as t, payment_references};
@@ -68,7 +71,7 @@ pub struct RefundBody {
     /// The processor's id of it. It is recorded once for each processor.
     #[serde(default)]
     pub reference: Option<String>,
-    /// When; now when left out.
+    /// When, not before the payment; now when left out.
     #[serde(default)]
     pub at: Option<Moment>,
 }
@@ -114,20 +117,23 @@ pub fn give_back(
     if let Some(reference) = &body.reference {
         check_line("reference", reference, 200)?;
     }
+    if body.amount.is_some_and(|amount| amount <= 0) {
+        return Err(Error::invalid("amount", "must be above 0, in minor units of the payment's currency"));
+    }
     let currency = find(conn, org.org_id, payment)?.currency;
     let mut account = Account::lock(conn, org.org_id, &currency, now)?;
     let row = find(conn, org.org_id, payment)?;
+    let at = when(&row, body, now)?;
     let left = row.amount - row.amount_refunded - row.amount_reversed;
     let amount = body.amount.unwrap_or(left);
     let id = ids::fresh("rfd");
     if let Some(there) = claim(conn, &row, body, amount, &id)? {
         return Ok((there, false));
     }
-    if amount <= 0 || amount > left {
-        let detail = format!("of this payment {left} is left: no more can go back, and not 0");
+    if left == 0 || amount > left {
+        let detail = format!("of this payment {left} is left: no more can go back");
         return Err(Error::conflict("too_much_to_give_back", detail));
     }
-    let at = body.at.map_or(now, |at| at.0);
     insert(conn, &row, (kind, amount, at), body, &id, now)?;
     let entry = NewEntry {
         kind: kind.entry(),
@@ -139,11 +145,27 @@ pub fn give_back(
     };
     let seller = sellers::find(conn, &row.seller_id)?;
     let debit = account.enter(conn, &seller, &entry)?;
-    let touched = pay_out(conn, &mut account, &row, kind, (debit, amount))?;
+    let mut touched = pay_out(conn, &mut account, &row, kind, (debit, amount))?;
+    touched.extend(settle::pay_all(conn, &mut account)?);
     refresh_all(conn, org, &account, &touched, now)?;
     let refund = get_refund(conn, org.org_id, &id)?;
     messages::write(conn, vec![message(org, &refund)], now)?;
     Ok((refund, true))
+}
+
+/// When money went back: not before it came in, and not in the future.
+fn when(payment: &PaymentRow, body: &RefundBody, now: DateTime<Utc>) -> Result<DateTime<Utc>, Error> {
+    // A processor's clock may be ahead of ours: see `paid_at`.
+    let Some(at) = body.at else { return Ok(now.max(payment.paid_at)) };
+    check_booked("at", at.0.date_naive())?;
+    if at.0 < payment.paid_at {
+        let paid_at = payment.paid_at.to_rfc3339_opts(SecondsFormat::AutoSi, true);
+        return Err(Error::invalid("at", format!("must not be before the payment, which is of {paid_at}")));
+    }
+    if at.0 > now + TimeDelta::days(1) {
+        return Err(Error::invalid("at", "must not be in the future"));
+    }
+    Ok(at.0)
 }
 
 /// The message that money of a payment went back.

@@ -178,3 +178,31 @@ async fn one_changed_digit_is_found_and_named() {
     let found = differences(&world, &[]);
     assert!(found.iter().any(|line| line.contains("2026-04: it names 2026-03 (")), "{found:#?}");
 }
+
+/// A day of 0001 gives no manifest for each month since then. The list of manifests has pages.
+#[tokio::test]
+async fn so_many_months_are_closed_at_once_and_no_more() {
+    let world = orgs().start().await;
+    march(&world).await;
+    world.turn("2026-07-02T12:00:00Z");
+    // Such an entry could be made once.
+    let dated = |day: &str| {
+        format!("UPDATE account_entries SET day = '{day}' WHERE (currency, sequence) = ('usd', 1)")
+    };
+    world.execute(&dated("1976-05-31"));
+    // May 1976 to April 2026 are 600 months.
+    let close = async |month: &str| world.post("/v1/closings", json!({ "month": month })).await;
+    let refused = close("2026-05").await.refused(409, "too_many_months");
+    let says = "is 1976-05, and at most 600 months are closed at once";
+    assert!(refused.text("detail").contains(says), "{refused}");
+    assert!(refused.text("detail").contains("close 2026-04 first"), "{refused}");
+    assert_eq!(world.number("SELECT count(*) FROM usage_closings"), 0);
+    world.execute(&dated("2026-03-05"));
+    close("2026-06").await.ok();
+    let first = world.get("/v1/closings?limit=3").await.ok();
+    assert_eq!(first.column("month"), json!(["2026-06", "2026-05", "2026-04"]));
+    let next = first.text("next");
+    let second = world.get(&format!("/v1/closings?limit=3&cursor={next}")).await.ok();
+    assert_eq!((second.column("month"), &second["next"]), (json!(["2026-03"]), &Value::Null));
+    world.get("/v1/closings?limit=0").await.names(400, "limit");
+}

@@ -8,7 +8,7 @@ use crate::support::invoicing::{adjustment, payment, tax_rate};
 use crate::support::requests::{Request, request};
 
 /// An invoice of another system: two hours at 50.00 and 19 % of tax: 119.00.
-fn past_invoice(number: &str, day: &str) -> Request {
+pub(super) fn past_invoice(number: &str, day: &str) -> Request {
     let body = json!({
         "org": "acme", "number": number, "issue_date": day, "total": 11_900,
         "lines": [{ "description": "work", "quantity": "2", "unit_price": "50", "tax_rate": "vat19" }]
@@ -34,6 +34,9 @@ async fn past_invoices_keep_their_numbers_and_dates() {
     world.send(past_invoice("R-77", "2026-08-16")).await.refused(409, "number_taken");
     world.send(past_invoice("R-78", "2026-09-15").with("total", 11_901)).await.names(400, "total");
     world.send(past_invoice("R-78", "2026-11-21")).await.names(400, "issue_date");
+    world.send(past_invoice("R-78", "1999-12-31")).await.names(400, "issue_date");
+    let due_before = past_invoice("R-78", "2026-09-15").with("due_date", "2026-09-14");
+    world.send(due_before).await.names(400, "due_date");
     world.send(past_invoice("R-78", "2026-09-15")).await.status(201);
     let pays = payment("acme", 11_900).with("paid_at", "2026-08-20T10:00:00Z").for_invoices([&paid.id()]);
     world.send(pays).await.status(201);

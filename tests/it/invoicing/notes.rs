@@ -1,6 +1,6 @@
 //! Credit notes.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::World;
 use crate::support::invoicing::{credit_note, invoice, item, tax_rate};
@@ -83,5 +83,48 @@ async fn a_note_names_lines_that_the_invoice_has() {
     world.send(item("acme", "5")).await.status(201);
     let draft = world.send(invoice("acme")).await.status(201).id();
     world.send(credit_note(&draft)).await.refused(409, "invoice_is_draft");
+    world.books_add_up();
+}
+
+/// Goods of 100.00, a gift of −40.00, 19 % of tax: 119.00 − 47.60 = 71.40. No more goes back.
+#[tokio::test]
+async fn credit_notes_never_come_to_more_than_their_invoice() {
+    let world = World::new().invoiced("acme").with(tax_rate("vat19", "19")).with(tax_rate("vat7", "7"));
+    let world = world.start().await;
+    let sold = async |lines: Value| {
+        world.send(invoice("acme").with("items", lines).finalized()).await.status(201).id()
+    };
+    let goods = json!({ "description": "goods", "unit_price": "100", "tax_rate": "vat19" });
+    let gift = json!({ "description": "gift", "unit_price": "40", "quantity": "-1", "tax_rate": "vat19" });
+    let id = sold(json!([goods, gift])).await;
+    world.paid("acme", 7140).await;
+    let too_much = world.send(credit_note(&id).credits(1, 10_000)).await.names(400, "lines");
+    assert!(too_much.text("detail").contains("at most 7140"), "{too_much}");
+    world.send(credit_note(&id).credits(1, 6001)).await.names(400, "lines");
+    // 20.00 + 19 % = 23.80 goes back; 71.40 − 23.80 = 47.60 is left, and is one credit note.
+    assert_eq!(world.send(credit_note(&id).credits(1, 2000)).await.status(201)["total"], 2380);
+    let too_much = world.send(credit_note(&id).credits(1, 4001)).await.names(400, "lines");
+    assert!(too_much.text("detail").contains("at most 4760"), "{too_much}");
+    let rest = world.send(credit_note(&id)).await.status(201);
+    assert_eq!(rest.pick(["net_total", "tax_total", "total"]), json!([4000, 760, 4760]));
+    let nothing = world.send(credit_note(&id)).await.names(400, "lines");
+    assert!(nothing.text("detail").contains("nothing is left"), "{nothing}");
+    assert_eq!(world.account("acme").await, "-7140/0/7140");
+
+    // 100.00 at 19 % and −40.00 at 7 %: 119.00 − 42.80 = 76.20. A note on line 1 alone stops there.
+    let cheap = json!({ "description": "back", "unit_price": "40", "quantity": "-1", "tax_rate": "vat7" });
+    let id = sold(json!([goods, cheap])).await;
+    world.send(credit_note(&id).credits(1, 10_000)).await.names(400, "lines");
+    assert_eq!(world.send(credit_note(&id).credits(1, 5000)).await.status(201)["total"], 5950);
+    assert_eq!(world.send(credit_note(&id)).await.status(201)["total"], 7620 - 5950);
+
+    // 10.00 and −30.00 at 7 %, 100.00 at 19 %: nothing of the 7 % was charged that could go back.
+    let small = json!({ "description": "small", "unit_price": "10", "tax_rate": "vat7" });
+    let back = json!({ "description": "back", "unit_price": "30", "quantity": "-1", "tax_rate": "vat7" });
+    let id = sold(json!([small, back, goods])).await;
+    let refused = world.send(credit_note(&id).credits(1, 1000)).await.names(400, "lines");
+    assert!(refused.text("detail").contains("tax rate of 7 %: -2000 is left"), "{refused}");
+    let all = world.send(credit_note(&id)).await.status(201);
+    assert_eq!(all.pick(["net_total", "tax_total", "total"]), json!([8000, 1760, 9760]));
     world.books_add_up();
 }
