@@ -8,6 +8,7 @@
 //! | [`batteries`] | balances and grants | ledger entries, usage records |
 //! | [`effects`] | what payments granted | the mirrors |
 //! | `accounts` | states of own invoices, balances, numbers | account entries, documents |
+//! | `issued` | rows of invoices, credit notes, payments, periods | documents as issued, account entries |
 //! | `closings` | manifests of closed months | usage records, documents, account entries |
 //!
 //! [`verify`] runs them all. It changes nothing, blocks nobody and notifies nobody: each comparison reads one
@@ -19,6 +20,7 @@ pub mod background;
 pub mod batteries;
 pub mod derived_tables;
 pub mod effects;
+mod issued;
 pub mod mirrors;
 pub mod usage;
 

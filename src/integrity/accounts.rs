@@ -5,6 +5,7 @@ use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use diesel::sql_types::Text;
 
+use super::issued;
 use crate::db::full_scan;
 use crate::error::Error;
 use crate::invoicing::{invoices, numbers};
@@ -90,6 +91,7 @@ pub(super) fn verify(conn: &mut PgConnection) -> Result<AccountDifferences, Erro
             format!("own_invoices: {id}: {stored}, but its entries say {computed}")
         }));
         differences.extend(numbers::differences(conn, REPORTED)?);
+        differences.extend(issued::differences(conn)?);
         Ok(AccountDifferences {
             accounts: accounts::table.count().get_result(conn)?,
             documents: own_documents::table.count().get_result(conn)?,
@@ -98,7 +100,7 @@ pub(super) fn verify(conn: &mut PgConnection) -> Result<AccountDifferences, Erro
     })
 }
 
-fn lines(conn: &mut PgConnection, rule: &str) -> QueryResult<Vec<String>> {
+pub(super) fn lines(conn: &mut PgConnection, rule: &str) -> QueryResult<Vec<String>> {
     #[derive(QueryableByName)]
     struct Line {
         #[diesel(sql_type = Text)]

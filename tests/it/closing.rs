@@ -1,6 +1,7 @@
 //! Closed months: one manifest, exports that stay, and journals that other programs accept.
 
 mod books;
+mod forged;
 mod journals;
 mod later;
 mod manifests;
