@@ -188,7 +188,10 @@ fn period_lines(
     }
     let (name, terms) = plans::terms_of(conn, &period.plan_id, period.version)?;
     let used: i64 = lines.iter().map(|line| line.amount).sum();
-    if let Some(least) = terms.price(currency).usage_minimum.filter(|least| *least > used) {
+    // A period has one minimum, in the currency of the contract: usage in another currency has an invoice of
+    // its own, and nothing is converted, so a second minimum would charge the same promise twice.
+    let minimum = terms.price(currency).usage_minimum.filter(|_| basis.terms.profile.currency == currency);
+    if let Some(least) = minimum.filter(|least| *least > used) {
         let line = DraftLine::piece(LineKind::Minimum, name, (least - used, currency), tax_rate.clone());
         lines.push(DraftLine { from: Some(period.start), to: Some(period.end), ..line });
     }

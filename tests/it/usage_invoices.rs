@@ -222,3 +222,37 @@ async fn a_change_of_plan_charges_the_days_that_are_left() {
     assert_eq!([&draft["net_total"], &draft["total"]], [4333, 5200]);
     world.is_sound();
 }
+
+/// A contract has one minimum. Usage in another currency is on an invoice of its own, without one.
+#[tokio::test]
+async fn a_minimum_is_in_the_currency_of_the_billing_profile_alone() {
+    let euro = card("images", json!([{ "unit_cost": "0.5" }])).with("currency", "eur");
+    let world = World::new()
+        .with(meter("calls"))
+        .with(card("calls", json!([{ "unit_cost": "0.5" }])))
+        .with(meter("images"))
+        .with(euro);
+    let world = billed(world).await;
+    let plan = json!({ "name": "basic", "grace_days": 10, "monthly": { "amount": 1000, "currency": "usd" },
+        "prices": { "usd": { "usage_minimum": 300 }, "eur": { "usage_minimum": 500 } } });
+    world.put("/v1/plans/basic", plan).await.ok();
+    let id = world.get("/v1/orgs/acme/subscription").await.ok().id();
+    world.post(&format!("/v1/subscriptions/{id}/move"), json!({ "version": 2 })).await.ok();
+    world.turn("2026-10-20T00:00:00Z");
+    world.used(usage("acme", "calls").quantity(2).at("2026-10-19T00:00:00Z")).await;
+    world.used(usage("acme", "images").quantity(2).at("2026-10-19T00:00:00Z")).await;
+    world.turn("2026-11-01T00:00:01Z");
+    world.billing_run(2, "draft").await;
+    let page = world.get("/v1/invoices?org=acme&origin=own").await.ok();
+    let mut all = Vec::new();
+    for row in page.rows() {
+        let id = row["id"].as_str().expect("an id");
+        all.push(lines(&world.get(&format!("/v1/invoices/{id}?expand=lines")).await.ok().body));
+    }
+    all.sort();
+    // 3.00 - 1.00 in dollars; nothing is added in euro.
+    assert_eq!(
+        all,
+        [vec!["fee basic 1 1000", "usage calls 2 100", "minimum basic 1 200"], vec!["usage images 2 100"]]
+    );
+}
