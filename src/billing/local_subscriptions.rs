@@ -25,8 +25,8 @@ use crate::ids;
 use crate::schema::{local_subscriptions as t, orgs};
 pub use import::{ImportedSubscription, import};
 pub use read::{
-    Cursor, Ended, Name, NextPeriod, SubscriptionPeriod, charged_periods, current, end_due, history,
-    next_period, owed, present_period,
+    Cursor, Ended, Name, NextPeriod, SubscriptionPeriod, bought_periods, charged_periods, current, end_due,
+    history, next_period, owed, present_period,
 };
 use read::{last, none_yet};
 use row::LocalSubscriptionRow;

@@ -10,6 +10,7 @@ mod moving_in;
 mod notes;
 mod numbers;
 mod payments;
+mod plan_changes;
 mod refusals;
 mod returns;
 mod rights;

@@ -20,7 +20,8 @@ use crate::billing::local_subscriptions::{
 use crate::billing::moves;
 use crate::billing::org_name::OrgName;
 use crate::error::Error;
-use crate::invoicing::plan_change;
+use crate::invoicing::lines::InvoiceItem;
+use crate::invoicing::plan_change::{self, NotProrated};
 use crate::metering::catalog;
 use crate::page::{Page, PageQuery};
 use crate::plans::subscriptions;
@@ -208,23 +209,43 @@ pub(crate) async fn cancel(command: Command, id: web::Path<String>) -> Result<Ht
     run(command, id, ("subscription.cancel", detail), work).await
 }
 
-/// Moves the current local subscription to another plan, in its newest version. Its periods stay.
+/// A subscription on its new plan, and what the change charges.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ChangedPlan {
+    /// The subscription.
+    #[serde(flatten)]
+    pub subscription: LocalSubscription,
+    /// What is given back of the old plan and charged for the new one: items that wait for the next invoice.
+    pub prorated: Vec<InvoiceItem>,
+    /// Periods that were bought without an invoice, at a price that is not known: nothing is prorated.
+    pub not_prorated: Vec<NotProrated>,
+}
+
+/// Moves the current local subscription to another plan, in its newest version. Its periods stay. What was
+/// agreed for the old plan is prorated: also periods that are not paid yet, and those that were bought ahead.
 #[utoipa::path(
     post, path = "/v1/orgs/{id}/subscription/change", tag = "subscriptions",
     params(("id" = String, Path, description = "Public or external id"), IdempotencyKey),
     request_body = ChangeBody, security(("key" = ["billing:write"])),
-    responses((status = 200, description = "The subscription", body = LocalSubscription), CommandErrors)
+    responses((status = 200, description = "The subscription", body = ChangedPlan), CommandErrors)
 )]
 pub(crate) async fn change(command: Command, id: web::Path<String>) -> Result<HttpResponse, Error> {
     command.principal.require_platform(Scope::BillingWrite)?;
     let ChangeBody { plan } = command.read()?;
     let detail = json!({ "plan": plan });
-    let directory = command.directory();
-    let work = move |conn: &mut PgConnection, org_id, now| {
-        let org = directory.find(conn, org_id)?;
-        plan_change::change(conn, &org, &plan, now)
-    };
-    run(command, id, ("subscription.change", detail), work).await
+    let (org, directory) = (OrgName::of_any(id.into_inner(), "id"), command.directory());
+    command
+        .run(move |conn, now| {
+            let org = org.find(&directory, conn)?;
+            let done = plan_change::change(conn, &org, &plan, now)?;
+            let subscription = subscriptions::write_consequences(conn, &org, done.changed, now)?;
+            let (action, target) = ("subscription.change", subscription.id.clone());
+            let (prorated, not_prorated) = (done.prorated, done.not_prorated);
+            let body = ChangedPlan { subscription, prorated, not_prorated };
+            let entry = AuditEntry { org_id: org.org_id, action, target, detail: detail.clone() };
+            Answer::new(StatusCode::OK, &body, entry)
+        })
+        .await
 }
 
 /// A subscription that another system kept.

@@ -201,6 +201,22 @@ pub fn present_period(
     Ok(all.into_iter().rev().find(|period| period.start <= now && now < period.end))
 }
 
+/// The paid periods of the org's running subscription that end after `now`, oldest first: the present one and
+/// those that were bought ahead. A trial is none of them.
+///
+/// # Errors
+/// When the database fails.
+pub fn bought_periods(
+    conn: &mut PgConnection,
+    org_id: i64,
+    now: DateTime<Utc>,
+) -> Result<Vec<SubscriptionPeriod>, Error> {
+    let running = last(conn, org_id)?.filter(|row| row.is_open() && row.over_at() > now);
+    let Some(row) = running else { return Ok(Vec::new()) };
+    let bought = row.periods().into_iter().filter(|(trial, _, end)| !trial && *end > now);
+    Ok(bought.map(|(_, start, end)| row.period(start, end)).collect())
+}
+
 /// The periods of all subscriptions of an org that usage is charged for and that had begun by `now`, oldest
 /// first: the paid ones, and the days of grace after the last one if nobody paid for them. A trial is free.
 pub fn charged_periods(
