@@ -3,6 +3,7 @@
 //! A draft is made of fees and usage of periods (`invoiced_periods`, which this module owns), of items
 //! ([`super::lines`]) and of coupons. It takes no number and books nothing.
 
+mod carry;
 mod store;
 
 use std::sync::Arc;
@@ -92,6 +93,8 @@ pub(super) struct Computed {
     pub(super) coupons: Vec<Coupon>,
     /// Why it cannot be finalised now, as a code.
     pub(super) waits: Option<&'static str>,
+    /// Credit that is more than what it is set off against: items for the next invoice.
+    pub(super) carried: Vec<ItemBody>,
 }
 
 /// How a computation treats coupons.
@@ -134,14 +137,30 @@ pub(super) fn compute(
         CouponUse::Preview => coupons::usable(conn, basis.org.org_id, fits, now, false)?,
         CouponUse::Final => coupons::usable(conn, basis.org.org_id, fits, now, true)?,
     };
-    let discounts: Vec<Discount> = fitting.iter().map(|coupon| discount(coupon, &lines)).collect();
+    let inclusive = basis.terms.tax_inclusive();
+    let mut amounts = priced(&lines, &fitting, inclusive)?;
+    let mut carried = Vec::new();
+    if carry::is_below_zero(&amounts) {
+        // An invoice of another system was issued as it is.
+        let fits = if coupon_use == CouponUse::Without {
+            None
+        } else {
+            carry::carry(&lines, &amounts, &basis.currency, |lines| priced(lines, &fitting, inclusive))?
+        };
+        match fits {
+            Some(fits) => (lines, amounts, carried) = (fits.lines, fits.amounts, fits.carried),
+            None => waits = Some("total_below_zero"),
+        }
+    }
+    Ok(Computed { lines, amounts, coupons: fitting, waits, carried })
+}
+
+/// The amounts of lines after the discounts of coupons.
+fn priced(lines: &[DraftLine], coupons: &[Coupon], inclusive: bool) -> Result<Amounts, Error> {
+    let discounts: Vec<Discount> = coupons.iter().map(|coupon| discount(coupon, lines)).collect();
     let priced: Vec<PricedLine> =
         lines.iter().map(|line| PricedLine { amount: line.amount, tax: line.tax_rate.group() }).collect();
-    let amounts = amounts::compute(&priced, &discounts, basis.terms.tax_inclusive())?;
-    if amounts.totals.total < 0 || amounts.totals.net < 0 {
-        waits = Some("total_below_zero");
-    }
-    Ok(Computed { lines, amounts, coupons: fitting, waits })
+    amounts::compute(&priced, &discounts, inclusive)
 }
 
 /// What a coupon takes off: of the fees of its plans, or of every line.

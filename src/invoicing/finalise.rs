@@ -12,7 +12,7 @@ use super::account::{Account, EntryKind, NewEntry, OpenEntry};
 use super::amounts::TaxGroup;
 use super::drafts::{self, Basis, Computed, CouponUse, DraftTexts};
 use super::invoices::{self, InvoiceRow};
-use super::lines::DraftLine;
+use super::lines::{self, DraftLine};
 use super::numbers;
 use super::profiles::Terms;
 use super::{coupons, paid, payment_accounts, settle, shown};
@@ -41,6 +41,9 @@ pub(super) fn finalise(
     let computed = drafts::compute(conn, &basis, now, CouponUse::Final)?;
     check(&computed)?;
     drafts::store(conn, (org.org_id, invoice), &computed, now)?;
+    for rest in &computed.carried {
+        lines::carry_item(conn, org.org_id, &basis.currency, rest, now)?;
+    }
     let texts: DraftTexts = serde_json::from_value(row.draft.clone())
         .map_err(|error| Error::Internal(format!("draft {invoice}: {error}")))?;
     let mut document = document(conn, &basis, &computed, &texts, now)?;
@@ -95,7 +98,8 @@ fn check(computed: &Computed) -> Result<(), Error> {
     let detail = match computed.waits {
         None => return Ok(()),
         Some("total_below_zero") => {
-            "the total of this draft is below 0: remove items, or make a credit note on an earlier invoice"
+            "the total of this draft is below 0, and it charges nothing that its credit could be set off \
+             against: let the items wait for the next invoice, or make a credit note on an earlier invoice"
         }
         Some("usage_without_currency") => {
             "usage of its period has a price, but its meter has no rate card that says the currency: add one"

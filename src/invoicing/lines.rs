@@ -239,6 +239,27 @@ pub(super) fn add_item(
     if let Some(rate) = &body.tax_rate {
         tax_rates::active(conn, rate, "tax_rate")?;
     }
+    insert_item(conn, org_id, (currency, invoice), body, now)
+}
+
+/// Lets the rest of a credit wait for the next invoice. Its tax rate stays, also when it is used no more.
+pub(super) fn carry_item(
+    conn: &mut PgConnection,
+    org_id: i64,
+    currency: &str,
+    body: &ItemBody,
+    now: DateTime<Utc>,
+) -> Result<InvoiceItem, Error> {
+    insert_item(conn, org_id, (currency, None), body, now)
+}
+
+fn insert_item(
+    conn: &mut PgConnection,
+    org_id: i64,
+    (currency, invoice): (&str, Option<&str>),
+    body: &ItemBody,
+    now: DateTime<Utc>,
+) -> Result<InvoiceItem, Error> {
     let id = ids::fresh("item");
     let line = crate::json::to_tree(body)?;
     diesel::insert_into(t::table)

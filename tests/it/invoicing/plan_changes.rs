@@ -5,9 +5,9 @@ use serde_json::{Value, json};
 
 use crate::support::World;
 use crate::support::answer::Answer;
-use crate::support::invoicing::{credit_note, invoice, on_invoice};
+use crate::support::invoicing::{billing, credit_note, invoice, on_invoice, seller, tax_rate};
 use crate::support::requests::{Request, plan, subscribe, subscription_command};
-use crate::support::world::Setup;
+use crate::support::world::{Setup, until};
 
 fn priced(id: &str, amount: i64) -> Request {
     plan(id)
@@ -151,4 +151,65 @@ async fn a_price_that_is_not_known_is_said() {
     assert_eq!(items(&world.changes("max").await), ["pro -1 14.52", "max 1 21.77"]);
     assert_eq!(world.charged().await, 725);
     world.is_sound();
+}
+
+/// A downgrade on the first day gives back 45.00 and charges 10.00; then each month costs 10.00.
+#[tokio::test]
+async fn credit_that_is_more_than_the_fee_waits_for_the_next_invoice() {
+    let world = acme()
+        .with(tax_rate("vat20", "20"))
+        .with(seller("blazz").with("settings.tax_rate", "vat20"))
+        .with(billing("acme").with("automatic", true))
+        .with(subscribe("acme", "max").with("paid", true))
+        .start()
+        .await;
+    world.turn("2026-11-01T10:00:00Z");
+    assert_eq!(items(&world.changes("basic").await), ["max -1 45", "basic 1 10"]);
+    // The clock makes the draft of December, and finalises it.
+    let newest = async |status: &str| {
+        until(status, async || {
+            let page = world.get("/v1/invoices?org=acme&origin=own").await.ok();
+            page.rows().first().is_some_and(|row| row["status"] == status)
+        })
+        .await;
+        let page = world.get("/v1/invoices?org=acme&origin=own").await.ok();
+        let id = page.rows()[0]["id"].as_str().expect("an id").to_owned();
+        world.get(&format!("/v1/invoices/{id}?expand=lines")).await.ok()
+    };
+    let waits = async || {
+        let waiting = world.get("/v1/orgs/acme/invoice_items").await.ok();
+        let items = waiting.list("items").iter().map(|item| item["unit_price"].clone());
+        items.collect::<Vec<Value>>()
+    };
+    world.turn("2026-12-01T00:00:01Z");
+    let draft = newest("draft").await;
+    assert_eq!(draft.pick(["total", "waits"]), json!([0, null]));
+    world.turn("2026-12-02T00:00:02Z");
+    let december = newest("paid").await;
+    // 10.00 + 10.00 - 20.00; 25.00 of the 45.00 wait.
+    let mut amounts: Vec<i64> =
+        december.list("lines").iter().filter_map(|line| line["amount"].as_i64()).collect();
+    amounts.sort_unstable();
+    assert_eq!(amounts, [-2_000, 1_000, 1_000]);
+    assert_eq!(december.pick(["net_total", "tax_total", "total"]), json!([0, 0, 0]));
+    assert_eq!(waits().await, ["25"]);
+    let valid = world.get("/v1/orgs/acme/subscription").await;
+    assert_eq!(valid.pick(["status", "valid_until"]), json!(["active", "2027-01-01T00:00:00Z"]));
+    // January and February use 10.00 each. March costs 10.00 - 5.00 = 5.00, + 20 % = 6.00.
+    for (left, total) in [("15", 0), ("5", 0), ("", 600)] {
+        let made = world.send(renewal().finalized()).await.status(201);
+        assert_eq!(made["total"], total);
+        assert_eq!(waits().await.concat_text(), left);
+    }
+    world.is_sound();
+}
+
+trait ConcatText {
+    fn concat_text(&self) -> String;
+}
+
+impl ConcatText for Vec<Value> {
+    fn concat_text(&self) -> String {
+        self.iter().filter_map(Value::as_str).collect()
+    }
 }
