@@ -27,5 +27,6 @@ pub mod sellers;
 mod settle;
 pub mod shown;
 pub mod tax_rates;
+pub mod uncharged;
 mod undo;
 mod usage_lines;

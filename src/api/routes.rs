@@ -106,6 +106,7 @@ endpoints! {
     usage::reads::list_levels,
     usage::breakdown::list,
     usage::unpriced::list,
+    usage::uncharged::list,
 
     // Quotas
     quotas::limits::show_plan,

@@ -9,5 +9,6 @@ mod intake;
 pub mod meters;
 pub mod rates;
 pub mod reads;
+pub mod uncharged;
 pub mod unpriced;
 pub mod wire;

@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::db;
 use crate::db::migrate::{self, State};
 use crate::error::Error;
-use crate::invoicing::run;
+use crate::invoicing::{run, uncharged as uncharged_usage};
 use crate::messages::state;
 use crate::metering::{partitions, unpriced};
 use crate::realm::ActingRealms;
@@ -72,7 +72,7 @@ type Findings = Vec<(&'static str, Finding)>;
 
 /// Runs all checks on the database.
 fn check_database(conn: &mut PgConnection, config: &Config, findings: &mut Findings) {
-    let checks: [(&str, Check); 11] = [
+    let checks: [(&str, Check); 12] = [
         ("database", version),
         ("durability", durability),
         ("messages", messages),
@@ -83,6 +83,7 @@ fn check_database(conn: &mut PgConnection, config: &Config, findings: &mut Findi
         ("payments", payments),
         ("prices", prices),
         ("drafts", drafts),
+        ("uncharged", uncharged),
         ("endpoints", endpoints),
     ];
     for (name, check) in checks {
@@ -316,6 +317,34 @@ fn drafts(conn: &mut PgConnection) -> Result<Finding, Error> {
     Ok(Finding::Note(format!(
         "drafts of invoices wait: {}; `GET /v1/invoices?origin=own&status=draft` lists them",
         reasons.join(", ")
+    )))
+}
+
+/// Says which usage is on no invoice.
+fn uncharged(conn: &mut PgConnection) -> Result<Finding, Error> {
+    if !is_there(conn, "billing_profiles")? {
+        return Ok(Finding::Note(
+            "not there yet: `coulomb serve` or `coulomb migrate` creates them".to_owned(),
+        ));
+    }
+    let (shown, days) = (10, uncharged_usage::DAYS);
+    let found = uncharged_usage::list(conn, None, None, shown + 1, Utc::now())?;
+    if found.is_empty() {
+        return Ok(Finding::Good(format!(
+            "all usage of the last {days} days lies in periods that are charged"
+        )));
+    }
+    let is_more = i64::try_from(found.len()).is_ok_and(|count| count > shown);
+    let says = |one: &uncharged_usage::UnchargedUsage| {
+        let currency = one.currency.as_deref().unwrap_or("(no currency)");
+        format!("{}: {} event(s), {} {currency}", one.org, one.events, one.cost.0)
+    };
+    let all: Vec<String> = found.iter().take(10).map(says).collect();
+    Ok(Finding::Note(format!(
+        "usage of the last {days} days is on no invoice, as no subscription covers its time: {}{}; `GET \
+         /v1/usage/uncharged` lists it",
+        all.join("; "),
+        if is_more { "; and more" } else { "" }
     )))
 }
 

@@ -256,3 +256,64 @@ async fn a_minimum_is_in_the_currency_of_the_billing_profile_alone() {
         [vec!["fee basic 1 1000", "usage calls 2 100", "minimum basic 1 200"], vec!["usage images 2 100"]]
     );
 }
+
+/// Usage that no subscription covers is on no invoice: it is shown.
+#[tokio::test]
+async fn usage_that_no_subscription_covers_is_shown() {
+    let world = World::new()
+        .at("2026-10-03T00:00:00Z")
+        .scopes(SCOPES)
+        .with(meter("calls"))
+        .with(card("calls", json!([{ "unit_cost": "0.5" }])))
+        .invoiced("acme")
+        .org("beta")
+        .start()
+        .await;
+    let plan = json!({ "name": "basic", "grace_days": 0, "monthly": { "amount": 1000, "currency": "eur" } });
+    world.put("/v1/plans/basic", plan).await.ok();
+    let uncharged = async || world.get("/v1/usage/uncharged").await.ok();
+    assert_eq!(uncharged().await["data"], json!([]));
+    // Before the first subscription: 2.00. An org without a billing profile is billed elsewhere.
+    world.used(usage("acme", "calls").quantity(4).at("2026-10-02T00:00:00Z")).await;
+    world.used(usage("beta", "calls").quantity(2).at("2026-10-02T00:00:00Z")).await;
+    // A trial from 5 to 10 October is free; a month from then on is charged.
+    world.turn("2026-10-05T00:00:00Z");
+    world.send(subscribe("acme", "basic").with("trial_days", 5)).await.status(201);
+    world.send(subscription_command("acme", "activate", json!({}))).await.ok();
+    world.turn("2026-10-13T00:00:00Z");
+    world.used(usage("acme", "calls").quantity(10).at("2026-10-06T00:00:00Z")).await;
+    world.used(usage("acme", "calls").quantity(20).at("2026-10-12T00:00:00Z")).await;
+    assert_eq!(uncharged().await.column("cost"), json!(["2"]));
+    // After its end: 3.00 more.
+    world.turn("2026-11-15T00:00:00Z");
+    world.used(usage("acme", "calls").quantity(6).at("2026-11-12T00:00:00Z")).await;
+    let acme = world.get("/v1/orgs/acme").await.ok().id();
+    let row = json!({ "org": acme, "currency": "usd", "events": 2, "cost": "5",
+        "first_at": "2026-10-02T00:00:00Z", "last_at": "2026-11-12T00:00:00Z" });
+    assert_eq!(uncharged().await["data"], json!([row]));
+    assert_eq!(world.get("/v1/usage/uncharged?org=beta").await.ok()["data"], json!([]));
+}
+
+#[tokio::test]
+async fn the_doctor_tells_usage_that_no_subscription_covers() {
+    let text = |at: chrono::DateTime<chrono::Utc>| at.to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
+    // The doctor's clock is the machine's.
+    let now = chrono::Utc::now();
+    let world = World::new()
+        .at(&text(now))
+        .scopes(SCOPES)
+        .with(meter("calls"))
+        .with(card("calls", json!([{ "unit_cost": "0.5" }])))
+        .invoiced("acme")
+        .start()
+        .await;
+    let doctor = || {
+        let output = world.command(&["doctor"]).output().expect("it runs");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    assert!(doctor().contains("lies in periods that are charged"), "{}", doctor());
+    let before = text(now - chrono::TimeDelta::hours(1));
+    world.used(usage("acme", "calls").quantity(4).at(&*before)).await;
+    let said = doctor();
+    assert!(said.contains("1 event(s), 2 usd; `GET /v1/usage/uncharged`"), "{said}");
+}

@@ -1,0 +1,123 @@
+//! Usage that is on no invoice, because it lies in no period that is charged: before the first subscription of
+//! an org, after the end of one, or without any. It has a cost, so somebody should decide: begin a
+//! subscription, or add an item to the next invoice. A trial is free, so its usage is not among it.
+//!
+//! Levels are not among it: they have no cost until the end of their period.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use diesel::pg::PgConnection;
+use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Nullable, Numeric, Text, Timestamptz};
+use rust_decimal::Decimal;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::quantity::Quantity;
+
+/// Days that are looked through: a quarter, so that the query stays small.
+pub const DAYS: i64 = 92;
+
+/// Usage of an org that is on no invoice.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub struct UnchargedUsage {
+    /// Public id of the org.
+    pub org: String,
+    /// Currency of the cost; null: the meter says none.
+    pub currency: Option<String>,
+    /// How many events.
+    pub events: i64,
+    /// What they cost, in major units, not rounded.
+    #[schema(value_type = String)]
+    pub cost: Quantity,
+    /// When the first one occurred.
+    pub first_at: DateTime<Utc>,
+    /// When the last one occurred.
+    pub last_at: DateTime<Utc>,
+}
+
+/// The place of a row in the list: org and currency.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnchargedPosition {
+    org: String,
+    currency: String,
+}
+
+impl UnchargedUsage {
+    /// Its place in the list.
+    #[must_use]
+    pub fn position(&self) -> UnchargedPosition {
+        UnchargedPosition { org: self.org.clone(), currency: self.currency.clone().unwrap_or_default() }
+    }
+}
+
+#[derive(QueryableByName)]
+struct UnchargedRow {
+    #[diesel(sql_type = Text)]
+    org: String,
+    #[diesel(sql_type = Text)]
+    currency: String,
+    #[diesel(sql_type = BigInt)]
+    events: i64,
+    #[diesel(sql_type = Numeric)]
+    cost: Decimal,
+    #[diesel(sql_type = Timestamptz)]
+    first_at: DateTime<Utc>,
+    #[diesel(sql_type = Timestamptz)]
+    last_at: DateTime<Utc>,
+}
+
+/// Usage with a cost in the last [`DAYS`] days that lies in no charged period, of orgs with a billing profile;
+/// by org and currency, at most `limit` rows. `org_id`: only of this one. Only the times that no subscription
+/// covers are read.
+///
+/// # Errors
+/// When the database fails.
+pub fn list(
+    conn: &mut PgConnection,
+    org_id: Option<i64>,
+    after: Option<&UnchargedPosition>,
+    limit: i64,
+    now: DateTime<Utc>,
+) -> QueryResult<Vec<UnchargedUsage>> {
+    let rows: Vec<UnchargedRow> = diesel::sql_query(
+        "SELECT o.public_id AS org, coalesce(s.currency, m.currency, '') AS currency,
+             count(DISTINCT r.event_key) AS events, sum(r.cost) AS cost, min(r.occurred_at) AS first_at,
+             max(r.occurred_at) AS last_at
+         FROM billing_profiles b
+         JOIN orgs o USING (org_id)
+         CROSS JOIN LATERAL (SELECT coalesce(range_agg(c.covered), '{}'::tstzmultirange) AS covered
+             FROM local_subscriptions l
+             CROSS JOIN LATERAL (SELECT coalesce(l.ended_at, l.valid_until + CASE WHEN l.cancel_at_period_end
+                 THEN interval '0' ELSE make_interval(days => l.grace_days) END) AS over_at) e
+             CROSS JOIN LATERAL (VALUES
+                 (tstzrange(l.created_at, greatest(l.created_at, least(l.trial_end, e.over_at)))),
+                 (CASE WHEN l.valid_until > coalesce(l.trial_end, l.created_at)
+                     THEN tstzrange(l.period_start, greatest(l.period_start, e.over_at)) END)) c (covered)
+             WHERE l.org_id = b.org_id AND c.covered IS NOT NULL AND (l.trial_end IS NOT NULL
+                 OR lower(c.covered) = l.period_start)) t
+         CROSS JOIN LATERAL unnest(tstzmultirange(tstzrange($1, $2)) - t.covered) AS free
+         JOIN usage_records r ON r.org_id = b.org_id AND r.occurred_at >= lower(free)
+             AND r.occurred_at < upper(free) AND r.cost <> 0
+         JOIN usage_series s ON s.org_id = r.org_id AND s.series_id = r.series_id
+         JOIN meters m ON m.meter_id = r.meter_id
+         WHERE o.archived_at IS NULL AND o.erased_at IS NULL AND ($3 IS NULL OR b.org_id = $3)
+             AND (o.public_id, coalesce(s.currency, m.currency, '')) > ($4, $5)
+         GROUP BY 1, 2 HAVING sum(r.cost) <> 0 ORDER BY 1, 2 LIMIT $6",
+    )
+    .bind::<Timestamptz, _>(now - TimeDelta::days(DAYS))
+    .bind::<Timestamptz, _>(now)
+    .bind::<Nullable<BigInt>, _>(org_id)
+    .bind::<Text, _>(after.map_or("", |after| after.org.as_str()))
+    .bind::<Text, _>(after.map_or("", |after| after.currency.as_str()))
+    .bind::<BigInt, _>(limit)
+    .load(conn)?;
+    let shown = |row: UnchargedRow| UnchargedUsage {
+        org: row.org,
+        currency: Some(row.currency).filter(|currency| !currency.is_empty()),
+        events: row.events,
+        cost: Quantity(row.cost.normalize()),
+        first_at: row.first_at,
+        last_at: row.last_at,
+    };
+    Ok(rows.into_iter().map(shown).collect())
+}
