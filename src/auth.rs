@@ -90,6 +90,51 @@ pub fn create(conn: &mut PgConnection, new: &NewKey, now: DateTime<Utc>) -> Resu
     Ok((id, text + &crc))
 }
 
+/// The new key, bounded by the key that makes it: it ends no later, and may send no more requests.
+///
+/// # Errors
+/// [`Error::Invalid`] when it asks for more.
+pub fn bounded(conn: &mut PgConnection, maker: &str, new: NewKey) -> Result<NewKey, Error> {
+    let of_maker: (Option<DateTime<Utc>>, Option<i32>) = api_keys::table
+        .filter(api_keys::key_id.eq(maker))
+        .select((api_keys::expires_at, api_keys::requests_per_minute))
+        .first(conn)?;
+    let (end, limit) = of_maker;
+    if let (Some(end), Some(asked)) = (end, new.expires_at)
+        && asked > end
+    {
+        let rule = format!("must not be after {end}, when the key that makes it ends: leave it out for that");
+        return Err(Error::invalid("expires_at", rule));
+    }
+    if let (Some(limit), Some(asked)) = (limit, new.requests_per_minute)
+        && asked > limit
+    {
+        let rule =
+            format!("must be at most {limit}, the limit of the key that makes it: leave it out for that");
+        return Err(Error::invalid("requests_per_minute", rule));
+    }
+    Ok(NewKey {
+        expires_at: new.expires_at.or(end),
+        requests_per_minute: new.requests_per_minute.or(limit),
+        ..new
+    })
+}
+
+/// Refuses to end a key that may do more than the caller. Anybody may end its own key.
+///
+/// # Errors
+/// [`Error::NotFound`] when there is no such key; [`Error::Forbidden`].
+pub fn must_be_endable(conn: &mut PgConnection, id: &str, caller: &Principal) -> Result<(), Error> {
+    let scopes = api_keys::table.filter(api_keys::key_id.eq(id)).select(api_keys::scopes);
+    let scopes: Option<Vec<Option<String>>> = scopes.first(conn).optional()?;
+    let scopes = scopes.ok_or(Error::NotFound("API key"))?;
+    if id == caller.key_id {
+        return Ok(());
+    }
+    let scopes: Vec<Scope> = scopes.iter().flatten().filter_map(|name| Scope::parse(name)).collect();
+    Scope::must_be_within(&scopes, &caller.scopes)
+}
+
 fn check_new(new: &NewKey, now: DateTime<Utc>) -> Result<(), Error> {
     if new.scopes.is_empty() {
         return Err(Error::invalid("scopes", "must name at least one scope"));

@@ -70,10 +70,12 @@ fn placed(
     conn: &mut PgConnection,
     directory: &Directory,
     (new, org): &(NewKey, Option<OrgName>),
+    maker: &str,
 ) -> Result<(NewKey, Option<String>), Error> {
     let org = org.as_ref().map(|org| org.find(directory, conn)).transpose()?;
     let org_id = org.as_ref().map_or(PLATFORM, |org| org.org_id);
-    Ok((NewKey { org_id, ..new.clone() }, org.map(|org| org.public_id.to_string())))
+    let new = auth::bounded(conn, maker, NewKey { org_id, ..new.clone() })?;
+    Ok((new, org.map(|org| org.public_id.to_string())))
 }
 
 fn scope_names() -> Array {
@@ -156,7 +158,8 @@ pub(crate) async fn list(read: ReadRequest) -> Result<HttpResponse, Error> {
     .await
 }
 
-/// Makes an API key, which may do no more than the key that makes it. A key of an org makes keys of its org.
+/// Makes an API key, which may do no more than the key that makes it, ends no later and may send no more
+/// requests. A key of an org makes keys of its org.
 #[utoipa::path(
     post, path = "/v1/keys", tag = "keys", security(("key" = ["keys:write"])), params(IdempotencyKey),
     request_body = KeyBody,
@@ -165,10 +168,10 @@ pub(crate) async fn list(read: ReadRequest) -> Result<HttpResponse, Error> {
 pub(crate) async fn create(command: Command) -> Result<HttpResponse, Error> {
     command.principal.require(Scope::KeysWrite)?;
     let asked = command.read::<KeyBody>()?.check(&command.principal, "")?;
-    let directory = command.directory();
+    let (directory, maker) = (command.directory(), command.principal.key_id.clone());
     command
         .run(move |conn, now| {
-            let (new, org) = placed(conn, &directory, &asked)?;
+            let (new, org) = placed(conn, &directory, &asked, &maker)?;
             let (id, key) = auth::create(conn, &new, now)?;
             let names: Vec<_> = new.scopes.iter().map(|scope| scope.name()).collect();
             let detail = json!({ "name": new.name, "org": org, "scopes": names });
@@ -249,11 +252,13 @@ pub(crate) async fn import(command: Command) -> Result<HttpResponse, Error> {
         keys.push((body.check(&command.principal, &format!("keys.{n}."))?, sha256, hint));
     }
     let (directory, of) = (command.directory(), command.principal.org_id());
+    let maker = command.principal.key_id.clone();
     command
         .run(move |conn, now| {
             let mut ids = Vec::new();
             for (n, (asked, sha256, hint)) in keys.iter().enumerate() {
-                let (new, _) = placed(conn, &directory, asked)?;
+                let new = placed(conn, &directory, asked, &maker);
+                let (new, _) = new.map_err(|error| error.within(&format!("keys.{n}")))?;
                 let id = auth::import(conn, &new, (sha256, hint), now);
                 ids.push(id.map_err(|error| error.within(&format!("keys.{n}")))?);
             }
@@ -427,7 +432,7 @@ pub(crate) async fn verify(
     Ok(HttpResponse::Ok().json(verified))
 }
 
-/// Revokes an API key for good: at once on the daemon that gets the request, within two seconds on its
+/// Revokes an API key for good, if it may do no more than the key that asks, or is that key: at once on the daemon that gets the request, within two seconds on its
 /// replicas.
 #[utoipa::path(
     delete, path = "/v1/keys/{id}", tag = "keys", security(("key" = ["keys:write"])),
@@ -436,10 +441,11 @@ pub(crate) async fn verify(
 )]
 pub(crate) async fn revoke(command: Command, id: web::Path<String>) -> Result<HttpResponse, Error> {
     command.principal.require(Scope::KeysWrite)?;
-    let (id, own) = (id.into_inner(), command.principal.own_org_id());
+    let (id, principal) = (id.into_inner(), command.principal.clone());
     let revoked = command
         .run(move |conn, now| {
-            let org_id = auth::org_of(conn, &id, own)?;
+            let org_id = auth::org_of(conn, &id, principal.own_org_id())?;
+            auth::must_be_endable(conn, &id, &principal)?;
             auth::revoke(conn, &id, now)?;
             let (action, target) = ("api_key.revoke", id.clone());
             Ok(Answer::done(AuditEntry { org_id, action, target, detail: json!({}) }))

@@ -122,13 +122,18 @@ pub fn change(
         Err(Error::Conflict { .. }) => None,
         terms => Some(terms?),
     };
-    let before = local_subscriptions::current(conn, org.org_id, now);
-    let (Some(terms), Ok(before)) = (terms, before) else {
+    let Some(terms) = terms else {
         let changed = local_subscriptions::change(conn, org.org_id, plan_id, now)?;
         return Ok(PlanChange { changed, prorated: Vec::new(), not_prorated: Vec::new() });
     };
     let main = terms.profile.currency.clone();
-    lock(conn, org.org_id, &before.id, &main, now)?;
+    // Under this lock nobody else changes the plan, finalises or pays.
+    Account::lock(conn, org.org_id, &main, now)?;
+    let before = local_subscriptions::current(conn, org.org_id, now).or_else(|_| {
+        // There is none: it says so.
+        local_subscriptions::change(conn, org.org_id, plan_id, now).map(|changed| changed.subscription)
+    })?;
+    lock_others(conn, org.org_id, &before.id, &main, now)?;
     let invoiced = invoiced(conn, org.org_id, &before.id, now)?;
     let drafts: BTreeSet<String> =
         invoiced.iter().filter(|period| period.is_draft).map(|period| period.invoice_id.clone()).collect();
@@ -146,8 +151,8 @@ pub fn change(
     Ok(done)
 }
 
-/// Locks the accounts of all invoices of a subscription: nothing is finalised or paid meanwhile.
-fn lock(
+/// Locks the accounts of the invoices of a subscription in other currencies.
+fn lock_others(
     conn: &mut PgConnection,
     org_id: i64,
     subscription: &str,
@@ -155,7 +160,6 @@ fn lock(
     now: DateTime<Utc>,
 ) -> Result<(), Error> {
     use crate::schema::invoiced_periods as p;
-    Account::lock(conn, org_id, main, now)?;
     let others: Vec<String> = p::table
         .filter(p::org_id.eq(org_id).and(p::subscription_id.eq(subscription)))
         .filter(p::what.eq("fee").and(p::currency.ne(main)))

@@ -305,3 +305,40 @@ async fn the_command_rotates_a_key() {
     let refused: Value = world.by(&new).get("/v1/keys").await.status(403).part("code").at("").clone();
     assert_eq!(refused, "missing_scope");
 }
+
+/// What a key makes ends no later than itself, and may send no more. It ends no key that may do more.
+#[tokio::test]
+async fn a_key_is_bounded_by_its_maker_in_time_and_number() {
+    let world = World::new().at("2026-11-28T12:00:00Z").scopes("admin").start().await;
+    let bounded = json!({ "name": "maker", "scopes": ["keys:write", "usage:read"],
+        "expires_at": "2026-12-01T00:00:00Z", "requests_per_minute": 100 });
+    let maker = world.post("/v1/keys", bounded).await.status(201).text("key");
+    let key = |more: Value| {
+        let mut body = json!({ "name": "k", "scopes": ["usage:read"] });
+        body.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+        body
+    };
+    let by = world.by(&maker);
+    let too_long = key(json!({ "expires_at": "2026-12-01T00:00:01Z" }));
+    by.post("/v1/keys", too_long).await.names(400, "expires_at");
+    let too_many = key(json!({ "requests_per_minute": 101 }));
+    by.post("/v1/keys", too_many).await.names(400, "requests_per_minute");
+    let imported = json!({ "keys": [{ "sha256": "a".repeat(64), "hint": "x", "name": "k",
+        "scopes": ["usage:read"], "requests_per_minute": 101 }] });
+    by.post("/v1/keys/import", imported).await.names(400, "keys.0.requests_per_minute");
+    let made = by.post("/v1/keys", key(json!({}))).await.status(201).id();
+    let less = key(json!({ "expires_at": "2026-11-30T00:00:00Z", "requests_per_minute": 5 }));
+    by.post("/v1/keys", less).await.status(201);
+    let stored = format!(
+        "SELECT (expires_at AT TIME ZONE 'UTC')::text || ' ' || requests_per_minute FROM api_keys
+         WHERE key_id = '{made}'"
+    );
+    assert_eq!(world.value(&stored).as_deref(), Some("2026-12-01 00:00:00 100"));
+
+    let admin = id_of(&world.key);
+    by.delete(&format!("/v1/keys/{admin}")).await.refused(403, "missing_scope");
+    by.delete(&format!("/v1/keys/{made}")).await.status(204);
+    // Its own end it may bring about.
+    by.delete(&format!("/v1/keys/{}", id_of(&maker))).await.status(204);
+    world.get("/v1/keys").await.ok();
+}
