@@ -432,8 +432,8 @@ pub(crate) async fn verify(
     Ok(HttpResponse::Ok().json(verified))
 }
 
-/// Revokes an API key for good, if it may do no more than the key that asks, or is that key: at once on the daemon that gets the request, within two seconds on its
-/// replicas.
+/// Revokes an API key for good, if it may do no more than the key that asks, or is that key: at once on the
+/// daemon that gets the request, within two seconds on its replicas.
 #[utoipa::path(
     delete, path = "/v1/keys/{id}", tag = "keys", security(("key" = ["keys:write"])),
     params(("id" = String, Path, description = "Public id of the key"), IdempotencyKey),

@@ -13,7 +13,8 @@ use crate::error::Error;
 
 /// Documents with their content.
 const DOCUMENTS: &str = "
-    (SELECT org_id, document_id, kind, seller_id, number, issue_date, content::jsonb AS c FROM own_documents)";
+    (SELECT org_id, document_id, kind, seller_id, number, issue_date, content::jsonb AS c
+     FROM own_documents)";
 
 /// A rule: a table, and a query of its rows. Each row has a `name`, and as JSON objects what is `stored` and
 /// what was `said`; null where there is nothing.

@@ -10,8 +10,8 @@
 //!   itself is free. Chargebee gives back what an advance invoice charged, and charges the new price
 //!   (support.chargebee.com, solution 247856).
 //! - A period that a **draft** asks for is not prorated: a draft is computed again, by the new plan.
-//! - A period that was **bought without an invoice of ours** (an import, `"paid": true`, `activate`) counts at
-//!   the price of the plan in the currency of the billing profile. Where a price is unknown, nothing is
+//! - A period that was **bought without an invoice of ours** (an import, `"paid": true`, `activate`) counts
+//!   at the price of the plan in the currency of the billing profile. Where a price is unknown, nothing is
 //!   prorated and the answer says so (`not_prorated`).
 //! - A void invoice asks for nothing, nor does one that was written off or taken back before it was paid.
 //!   What credit notes took back of a fee is not given back again.

@@ -1,5 +1,5 @@
-//! Usage that is on no invoice, because it lies in no period that is charged: before the first subscription of
-//! an org, after the end of one, or without any. It has a cost, so somebody should decide: begin a
+//! Usage that is on no invoice, because it lies in no period that is charged: before the first subscription
+//! of an org, after the end of one, or without any. It has a cost, so somebody should decide: begin a
 //! subscription, or add an item to the next invoice. A trial is free, so its usage is not among it.
 //!
 //! Levels are not among it: they have no cost until the end of their period.
@@ -66,9 +66,9 @@ struct UnchargedRow {
     last_at: DateTime<Utc>,
 }
 
-/// Usage with a cost in the last [`DAYS`] days that lies in no charged period, of orgs with a billing profile;
-/// by org and currency, at most `limit` rows. `org_id`: only of this one. Only the times that no subscription
-/// covers are read.
+/// Usage with a cost in the last [`DAYS`] days that lies in no charged period, of orgs with a billing
+/// profile; by org and currency, at most `limit` rows. `org_id`: only of this one. Only the times that no
+/// subscription covers are read.
 ///
 /// # Errors
 /// When the database fails.

@@ -75,6 +75,8 @@ async fn a_delivery_that_cannot_be_filed_blocks_nobody() {
     };
     wait("SELECT count(*) FROM customers", 15).await;
     wait("SELECT count(*) FROM stripe_arrivals WHERE attempts > 0", 1).await;
+    // What a projected event leads to is queued, and counted as pending, too.
+    wait("SELECT count(*) FROM battery_effects_queue", 0).await;
     assert_eq!(daemon.metric("coulomb_stripe_inbox_pending").await, Some(1));
     // The command lists which delivery, and why.
     let listed = database.run(&["stripe", "inbox", "unfiled"]);

@@ -20,8 +20,8 @@ pub struct UnchargedQuery {
     org: Option<String>,
 }
 
-/// Lists usage of the last 92 days that is on no invoice, because it lies in no period that is charged: before
-/// the first subscription of an org with a billing profile, after the end of one, or without any.
+/// Lists usage of the last 92 days that is on no invoice, because it lies in no period that is charged:
+/// before the first subscription of an org with a billing profile, after the end of one, or without any.
 ///
 /// A row is an org and a currency. Usage of a trial is free and not listed; levels have no cost before the
 /// end of a period and are not listed either.

@@ -88,11 +88,15 @@ impl Database {
                      SELECT r.org_id, q.slot_id, CASE WHEN q.per_subject THEN coalesce(r.subject, '') ELSE ''
                          END AS subject,
                             CASE q.period WHEN 'day' THEN coalesce(r.own_day, r.day)
+                                 WHEN 'hour' THEN (r.occurred_at AT TIME ZONE 'UTC')::date
+                                 WHEN 'week' THEN date_trunc('week', coalesce(r.own_day, r.day))::date
                                  WHEN 'month' THEN date_trunc('month', coalesce(r.own_day, r.day))::date
                                  ELSE coalesce(r.billing_period,
                                      date_trunc('month', coalesce(r.own_day, r.day))::date)
                             END AS period,
-                            coalesce(CASE q.period WHEN 'billing' THEN r.billing_start END, 'epoch') AS began,
+                            coalesce(CASE q.period WHEN 'billing' THEN r.billing_start
+                                WHEN 'hour' THEN date_trunc('hour', r.occurred_at, 'UTC') END,
+                                'epoch') AS began,
                             sum(r.quantity) AS used
                      FROM usage_records r JOIN quota_slots q USING (meter_id) JOIN usage_series s
                          USING (org_id, series_id)
