@@ -19,6 +19,7 @@ use crate::audit::tally::Counted;
 use crate::auth::{self, Key, NewKey, PLATFORM, Principal, Scope};
 use crate::billing::directory::Directory;
 use crate::billing::org_name::OrgName;
+use crate::billing::standing;
 use crate::error::Error;
 use crate::time::Moment;
 
@@ -74,6 +75,7 @@ fn placed(
 ) -> Result<(NewKey, Option<String>), Error> {
     let org = org.as_ref().map(|org| org.find(directory, conn)).transpose()?;
     let org_id = org.as_ref().map_or(PLATFORM, |org| org.org_id);
+    standing::must_not_be_erased(conn, org_id)?;
     let new = auth::bounded(conn, maker, NewKey { org_id, ..new.clone() })?;
     Ok((new, org.map(|org| org.public_id.to_string())))
 }

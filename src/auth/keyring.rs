@@ -152,20 +152,19 @@ impl Keyring {
             let at = state.last_used()?;
             let is_new = at.timestamp_micros() > state.written_micros.load(Ordering::Relaxed);
             let is_due = all || now - state.tried_micros.load(Ordering::Relaxed) >= WRITTEN_EVERY_MICROS;
-            if !is_new || !is_due {
-                return None;
-            }
-            state.tried_micros.store(now, Ordering::Relaxed);
-            Some((*org_id, id.clone(), at))
+            (is_new && is_due).then(|| (*org_id, id.clone(), at))
         });
         due.collect()
     }
 
-    /// Notes that of these uses those of the keys `ids` are in the database.
-    pub fn written(&self, uses: &[(i64, String, DateTime<Utc>)], ids: &HashSet<String>) {
+    /// Notes that these uses were tried at `now`, and that those of the keys `ids` are in the database. Not
+    /// called when the database failed: then the next turn tries again.
+    pub fn written(&self, uses: &[(i64, String, DateTime<Utc>)], ids: &HashSet<String>, now: DateTime<Utc>) {
         let states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
-        for (org_id, id, at) in uses.iter().filter(|(_, id, _)| ids.contains(id)) {
-            if let Some(state) = states.get(&(*org_id, id.clone())) {
+        for (org_id, id, at) in uses {
+            let Some(state) = states.get(&(*org_id, id.clone())) else { continue };
+            state.tried_micros.store(now.timestamp_micros(), Ordering::Relaxed);
+            if ids.contains(id) {
                 state.written_micros.store(at.timestamp_micros(), Ordering::Relaxed);
             }
         }

@@ -11,6 +11,7 @@ use super::accounts::{Accounts, Depth};
 use super::entries::EntryKind;
 use super::grants::GrantSource;
 use super::reads::grants::{self, BatteryGrant, GrantPlace};
+use crate::billing::standing;
 use crate::error::Error;
 use crate::ids;
 use crate::schema::{battery_grants, battery_settings};
@@ -61,6 +62,7 @@ pub fn grant(
     actor: &str,
     now: DateTime<Utc>,
 ) -> Result<BatteryGrant, Error> {
+    standing::must_not_be_erased(conn, org_id)?;
     let effective_at = new.effective_at.filter(|at| *at > now);
     if let Some(expires_at) = new.expires_at {
         if expires_at <= now {

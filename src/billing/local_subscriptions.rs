@@ -19,7 +19,7 @@ use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Bool, Text};
 
 use super::directory::{self, Change};
-use super::plans;
+use super::{plans, standing};
 use crate::error::Error;
 use crate::ids;
 use crate::schema::{local_subscriptions as t, orgs};
@@ -103,6 +103,7 @@ pub fn start(
     if !(1..=36).contains(&interval_months) {
         return Err(Error::invalid("interval_months", "must be from 1 to 36"));
     }
+    standing::must_not_be_erased(conn, org_id)?;
     let plan = offered(conn, org_id, plan_id)?;
     let (start, forced) = match start {
         None => (Start::Trial(plan.terms.trial_days), false),

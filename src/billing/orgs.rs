@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 use super::directory::{self, Change};
 use super::markers;
 use super::org_plan::{AsOf, clock, with_plan};
-use super::standing::OrgStanding;
+use super::standing::{self, OrgStanding};
 use crate::error::Error;
 use crate::ids;
 use crate::money;
@@ -251,6 +251,7 @@ fn insert(
 /// # Errors
 /// [`Error::Invalid`] for a bad field.
 pub fn update(conn: &mut PgConnection, org_id: i64, patch: &OrgPatch) -> Result<(), Error> {
+    standing::must_not_be_erased(conn, org_id)?;
     if let Some(name) = &patch.name {
         check_text("name", name)?;
     }

@@ -129,9 +129,24 @@ fn lock(conn: &mut PgConnection, org_id: i64) -> Result<Stored, Error> {
         orgs::table.find(org_id).select(columns).for_update().first(conn).optional()?;
     let stored = stored.ok_or(Error::NotFound("org"))?;
     if stored.2.is_some() {
-        return Err(Error::conflict("org_erased", "the org was erased: nothing of it changes any more"));
+        return Err(erased());
     }
     Ok(stored)
+}
+
+fn erased() -> Error {
+    Error::conflict("org_erased", "the org was erased: nothing of it changes any more")
+}
+
+/// Refuses to give an erased org anything new: it would get personal data again. Its money still moves:
+/// payments, refunds and credit notes of what it was invoiced. The share lock waits for an erasure under way.
+///
+/// # Errors
+/// [`Error::Conflict`] when the org was erased.
+pub fn must_not_be_erased(conn: &mut PgConnection, org_id: i64) -> Result<(), Error> {
+    let erased_at = orgs::table.find(org_id).select(orgs::erased_at).for_share();
+    let erased_at: Option<Option<DateTime<Utc>>> = erased_at.first(conn).optional()?;
+    if erased_at.flatten().is_some() { Err(erased()) } else { Ok(()) }
 }
 
 /// Suspends an org; of one that is suspended it changes the reason and the usage.

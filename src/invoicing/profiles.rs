@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 
 use super::sellers::{self, Seller};
 use super::{checks, tax_rates};
-use crate::billing::orgs;
+use crate::billing::{orgs, standing};
 use crate::documents::content::Party;
 use crate::error::Error;
 use crate::money;
@@ -135,6 +135,7 @@ pub fn put(
     now: DateTime<Utc>,
 ) -> Result<Profile, Error> {
     body.check()?;
+    standing::must_not_be_erased(conn, org_id)?;
     let seller = seller_of(conn, body)?;
     let rate = body.tax_rate.as_ref().or(seller.body.settings.tax_rate.as_ref());
     let rate = rate.ok_or_else(|| {

@@ -200,7 +200,7 @@ pub(super) fn write_tallies(app: &App, conn: &mut PgConnection) -> Result<NextTu
     let now = app.clock.now();
     app.tallies.write(conn, now, false)?;
     let used = app.keyring.uses(now, false);
-    app.keyring.written(&used, &uses::write(conn, &used, now, false)?);
+    app.keyring.written(&used, &uses::write(conn, &used, now, false)?, now);
     app.keyring.forget_unused(now - USES_KEPT);
     if let Some(addresses) = &app.addresses {
         addresses.forget_old();

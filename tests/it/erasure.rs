@@ -167,6 +167,17 @@ async fn the_person_goes_and_the_books_stay() {
     assert_eq!(world.number("SELECT count(*) FROM api_keys WHERE org_id > 0 AND revoked_at IS NULL"), 0);
     assert!(world.uses(usage(&id, "tokens")).await.contains("org_erased"));
     world.post(&format!("/v1/orgs/{id}/restore"), json!({})).await.refused(409, "org_erased");
+    // Nothing new is taken of it either: that would be personal data again.
+    let anew = json!({ "name": "Ada Lovelace" });
+    world.patch(&format!("/v1/orgs/{id}"), anew.clone()).await.refused(409, "org_erased");
+    let profile = json!({ "party": anew, "currency": "eur" });
+    world.put(&format!("/v1/orgs/{id}/billing"), profile).await.refused(409, "org_erased");
+    let granted = json!({ "org": id, "amount": "5", "reason": "a gift" });
+    world.post("/v1/battery/grants", granted).await.refused(409, "org_erased");
+    let key = json!({ "org": id, "name": "k", "scopes": ["usage:read"] });
+    world.post("/v1/keys", key).await.refused(409, "org_erased");
+    let endpoint = json!({ "org": id, "url": "https://example.com/hook" });
+    world.post("/v1/message_endpoints", endpoint).await.refused(409, "org_erased");
     let log = world.get(&format!("/v1/audit?org={id}&action=org.")).await.ok();
     assert_eq!(log.column("action"), json!(["org.erase", "org.update", "org.create"]));
     assert_eq!(log.at("data.1.detail"), &json!({ "erased": true }));

@@ -12,6 +12,7 @@ use crate::api::reads::ReadRequest;
 use crate::audit::AuditEntry;
 use crate::auth::{PLATFORM, Scope};
 use crate::billing::org_name::OrgName;
+use crate::billing::standing;
 use crate::error::Error;
 use crate::messages::endpoints::{self, Endpoint, EndpointFilter, EndpointPatch, NewEndpoint};
 use crate::page::{Page, PageQuery};
@@ -87,6 +88,7 @@ pub(crate) async fn create(command: Command) -> Result<HttpResponse, Error> {
     command
         .run(move |conn, now| {
             let org_id = org.as_ref().map_or(Ok(PLATFORM), |org| org.row_id(conn))?;
+            standing::must_not_be_erased(conn, org_id)?;
             let (id, secret) = endpoints::create(conn, &rules, org_id, &new, now)?;
             let (_, endpoint) = endpoints::find(conn, Some(org_id), &id)?;
             with_secret(StatusCode::CREATED, (org_id, endpoint), secret, "message_endpoint.create")
