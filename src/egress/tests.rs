@@ -303,3 +303,28 @@ async fn answers_are_bounded_and_redirects_are_not_followed() {
     let reply = post(&client, &format!("http://{}/", answering(nul))).await.expect("an answer");
     assert_eq!((reply.status, &*reply.excerpt, reply.retry_after.as_deref()), (500, "a b", Some("120")));
 }
+
+/// Whoever reads late must not get a request that was given up: it may have been repeated since.
+#[tokio::test]
+async fn the_rest_of_a_request_that_was_given_up_is_not_sent() {
+    const LEN: usize = 400 * 1024;
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+    socket.set_recv_buffer_size(16 * 1024).expect("set");
+    socket.bind(&SocketAddr::new(LOOPBACK, 0).into()).expect("a port");
+    socket.listen(8).expect("listens");
+    let listener = TcpListener::from(socket);
+    let url = format!("http://{}/", listener.local_addr().expect("an address"));
+    let client = client("127.0.0.0/8", vec![LOOPBACK]);
+    let error = client.post(&url, &[], Bytes::from(vec![b'x'; LEN])).await.expect_err("no answer");
+    assert!(error.to_string().starts_with("no whole answer within"), "{error}");
+    let read = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("a connection");
+        std::thread::sleep(Duration::from_millis(200));
+        let mut got = Vec::new();
+        let end = stream.read_to_end(&mut got);
+        (got.len(), end)
+    });
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let (got, end) = read.join().expect("no panic");
+    assert!(end.is_err() && got < LEN, "{got} bytes, then {end:?}");
+}
