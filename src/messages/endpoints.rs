@@ -349,6 +349,10 @@ pub fn roll_secret(
         return Err(Error::invalid("overlap_hours", rule));
     }
     let (org_id, endpoint) = find(conn, own, id)?;
+    // Two at once would give their secrets the same number.
+    let locked: Option<String> =
+        e::table.find((org_id, id)).select(e::endpoint_id).for_no_key_update().first(conn).optional()?;
+    locked.ok_or(Error::NotFound("endpoint"))?;
     let overlap = TimeDelta::hours(overlap_h);
     Ok((org_id, secrets::add(conn, (org_id, id), endpoint.signature, overlap, now)?))
 }

@@ -117,3 +117,19 @@ async fn an_org_has_its_own_endpoints_and_sees_no_others() {
     assert_eq!(world.by(&other_key).get("/v1/messages?after=start").await.rows().len(), 0);
     assert_eq!(of_other.count(), 0);
 }
+
+/// A double click, or a proxy that repeats: each gets a secret of its own, and all of them sign.
+#[tokio::test]
+async fn secrets_that_are_rolled_at_once_come_one_after_the_other() {
+    let world = world().start().await;
+    let (_, id) = receiving(&world).await;
+    let rolls = (0..10).map(|_| world.send(on(&id, "roll_secret", json!(null))));
+    let mut secrets = std::collections::BTreeSet::new();
+    for answer in futures_util::future::join_all(rolls).await {
+        secrets.insert(answer.ok().text("secret"));
+    }
+    assert_eq!(secrets.len(), 10);
+    let numbers = world.value("SELECT string_agg(number::text, ' ' ORDER BY number) FROM message_secrets");
+    assert_eq!(numbers.as_deref(), Some("1 2 3 4 5 6 7 8 9 10 11"));
+    assert_eq!(world.number("SELECT count(*) FROM message_secrets WHERE expires_at IS NULL"), 1);
+}
