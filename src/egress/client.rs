@@ -84,7 +84,8 @@ impl Client {
         headers: &[(&'static str, String)],
         body: Bytes,
     ) -> Result<Reply, SendError> {
-        let mut request = Request::post(url)
+        let url = super::parse(url).map_err(|rule| SendError(format!("the URL {rule}")))?;
+        let mut request = Request::post(url.as_str())
             .header("content-type", "application/json")
             .header("user-agent", concat!("Coulomb/", env!("CARGO_PKG_VERSION")));
         for (name, value) in headers {

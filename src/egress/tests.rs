@@ -256,6 +256,18 @@ fn urls_that_are_no_targets_are_refused() {
         &long,
         "https://127.0.0.1/",
         "https://[::1]/",
+        "https:///x",
+        "https:example.com",
+        "https:/example.com",
+        "https://?x",
+        "https://example.com\\@127.0.0.1/",
+        "https:\\\\example.com/",
+        "https://example.com/\r\nX: y",
+        "https://exam\tple.com/",
+        "https://example.com/a b",
+        " https://example.com/",
+        "https://example.com/\u{7f}",
+        "https://a{b}.example/",
     ] {
         assert!(strict.check_url(url).is_err(), "{url}");
     }
@@ -263,6 +275,25 @@ fn urls_that_are_no_targets_are_refused() {
         assert!(strict.check_url(url).is_ok(), "{url}");
     }
     assert!(rules("").check_url("http://example.com/").is_ok());
+    // Punycode by hand: `python3 -c "print('bücher.example'.encode('idna'))"`.
+    for (url, normal) in [
+        ("https://bücher.example/hook", "https://xn--bcher-kva.example/hook"),
+        ("HTTPS://EXAMPLE.com:443", "https://example.com/"),
+        ("https://example.com/ü?q=ü|{}", "https://example.com/%C3%BC?q=%C3%BC|{}"),
+        ("https://ⓛocalhost/", "https://localhost/"),
+    ] {
+        assert_eq!(strict.check_url(url).map(String::from), Ok(normal.to_owned()));
+    }
+}
+
+/// One that was stored by an older version, as it was given.
+#[tokio::test]
+async fn a_url_is_sent_to_in_its_normal_form() {
+    let victim = Victim::start();
+    let url = format!("http://bücher.example:{}/ü", victim.port);
+    assert_eq!(post(&client("127.0.0.1", vec![LOOPBACK]), &url).await.expect("an answer").status, 200);
+    let error = post(&client("", vec![LOOPBACK]), "http://a{b}.example/").await.expect_err("no host");
+    assert!(error.to_string().starts_with("the URL must have a host"), "{error}");
 }
 
 /// Answers every connection with `answer`, as it is.

@@ -55,6 +55,9 @@ async fn what_breaks_a_rule_is_refused_by_name() {
         (json!({ "url": "https://a:b@example.com/" }), "url"),
         (json!({ "url": "nothing" }), "url"),
         (json!({ "url": null }), "url"),
+        (json!({ "url": "https:///x" }), "url"),
+        (json!({ "url": "https://example.com\\@127.0.0.1/" }), "url"),
+        (json!({ "url": "https://example.com/\r\nX: y" }), "url"),
         (json!({ "url": url, "kinds": ["nothing"] }), "kinds"),
         (json!({ "url": url, "kinds": ["invoice"] }), "kinds"),
         (json!({ "url": url, "kinds": [""] }), "kinds"),
@@ -66,8 +69,11 @@ async fn what_breaks_a_rule_is_refused_by_name() {
     }
     world.post("/v1/message_endpoints", json!({ "url": url, "org": "nobody" })).await.status(404);
     let (id, _) = endpoint(&world, json!({ "url": url })).await;
+    let path = format!("/v1/message_endpoints/{id}");
+    let normal = world.patch(&path, json!({ "url": "https://BÜCHER.example" })).await.ok();
+    assert_eq!(normal["url"], "https://xn--bcher-kva.example/");
     world.send(on(&id, "roll_secret", json!({ "overlap_hours": 337 }))).await.names(400, "overlap_hours");
-    world.patch(&format!("/v1/message_endpoints/{id}"), json!({ "url": null })).await.names(400, "url");
+    world.patch(&path, json!({ "url": null })).await.names(400, "url");
     world.send(on(&id, "deliveries/7/resend", json!(null))).await.status(404);
     world.get(&format!("/v1/message_endpoints/{id}/deliveries?state=lost")).await.names(400, "state");
     world.get("/v1/messages?after=msg_nothing").await.names(400, "after");
