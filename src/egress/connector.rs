@@ -40,6 +40,14 @@ impl Resolve for SystemResolver {
     }
 }
 
+/// A host that may not be reached.
+#[derive(Debug, thiserror::Error)]
+#[error("{host} is {address}, an address of the inside")]
+pub(super) struct InsideAddress {
+    host: String,
+    address: IpAddr,
+}
+
 /// Opens connections for the HTTP client. Cloning shares everything.
 #[derive(Clone)]
 pub(super) struct Connector {
@@ -69,7 +77,8 @@ impl Connector {
         // One address of the inside refuses the name: nobody has such a mixture by accident.
         if let Some(inside) = addresses.iter().find(|address| !self.rules.allowed.may_reach(bare, **address))
         {
-            return Err(refused(format!("{bare} is {inside}, an address of the inside")));
+            let why = InsideAddress { host: bare.to_owned(), address: *inside };
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
         }
         let stream = connect(&addresses, port).await?;
         stream.set_nodelay(true)?;

@@ -12,6 +12,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::AbortHandle;
 
+use crate::auth::PLATFORM;
 use crate::egress::{Client, Reply, SendError};
 use crate::messages::deliveries::{DueDelivery, Outcome, Verdict};
 use crate::messages::lanes::LaneKey;
@@ -276,7 +277,7 @@ async fn send(
     });
     let result = match body(&delivery) {
         Some(body) => post(&shared.client, &target, &delivery, body, at).await,
-        None => Err(SendError("the message is older than the retention".to_owned())),
+        None => Err(SendError::Failed("the message is older than the retention".to_owned())),
     };
     let took = began.elapsed();
     let outcome = outcome(&lane, &delivery, (at, took), result, shared.clock.now());
@@ -324,6 +325,18 @@ fn body(delivery: &DueDelivery) -> Option<String> {
     ))
 }
 
+/// The text for the attempt. An org must not learn addresses of the inside: the log has them for operators.
+fn told(lane: &Lane, error: &SendError) -> String {
+    let (org_id, endpoint) = &lane.key;
+    if *org_id == PLATFORM {
+        return error.to_string();
+    }
+    if let SendError::NotAllowed(why) = error {
+        tracing::warn!(endpoint, "a message was not sent: {why}");
+    }
+    error.for_tenants()
+}
+
 fn outcome(
     lane: &Lane,
     delivery: &DueDelivery,
@@ -346,7 +359,7 @@ fn outcome(
             let next = again(reply.retry_after.as_deref()).map(Verdict::Waits);
             (Some(reply.status), None, Some(reply.excerpt), next)
         }
-        Err(error) => (None, Some(error.0), None, again(None).map(Verdict::Waits)),
+        Err(error) => (None, Some(told(lane, &error)), None, again(None).map(Verdict::Waits)),
     };
     Outcome {
         lane: lane.key.clone(),

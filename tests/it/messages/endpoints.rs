@@ -3,7 +3,9 @@
 use serde_json::{Value, json};
 
 use super::{endpoint, on, receiving, world};
+use crate::support::World;
 use crate::support::receiver::Receiver;
+use crate::support::world::until;
 
 #[tokio::test]
 async fn an_endpoint_is_made_changed_and_deleted_and_its_secret_is_shown_once() {
@@ -122,6 +124,30 @@ async fn an_org_has_its_own_endpoints_and_sees_no_others() {
     assert_eq!(world.by(&key).get("/v1/messages?after=start").await.rows().len(), 1);
     assert_eq!(world.by(&other_key).get("/v1/messages?after=start").await.rows().len(), 0);
     assert_eq!(of_other.count(), 0);
+}
+
+/// `localhost` may be stored: only the sending resolves names. The platform's own endpoint names the address.
+#[tokio::test]
+async fn an_org_learns_no_address_of_the_inside() {
+    let world = World::new().setting("COULOMB_MESSAGE_ALLOW", "10.9.9.9").org("acme").start().await;
+    let key = world.key_of("acme");
+    let body = json!({ "url": "https://localhost:9/" });
+    let of_org = world.by(&key).post("/v1/message_endpoints", body.clone()).await.status(201).id();
+    let (of_platform, _) = endpoint(&world, body).await;
+    world.by(&key).send(on(&of_org, "test", json!(null))).await.status(204);
+    world.send(on(&of_platform, "test", json!(null))).await.status(204);
+    let path = |id: &str| format!("/v1/message_endpoints/{id}/deliveries/1/attempts");
+    until("both are tried", || async {
+        world.number("SELECT count(*) FROM message_attempts WHERE error IS NOT NULL") >= 2
+    })
+    .await;
+    let told = world.by(&key).get(&path(&of_org)).await;
+    assert_eq!(told.at("data.0.error"), &json!("the host is not allowed"));
+    let told = world.get(&path(&of_platform)).await;
+    assert!(
+        told.at("data.0.error").as_str().is_some_and(|why| why.contains("an address of the inside")),
+        "{told}"
+    );
 }
 
 /// A double click, or a proxy that repeats: each gets a secret of its own, and all of them sign.
