@@ -150,6 +150,23 @@ async fn an_org_learns_no_address_of_the_inside() {
     );
 }
 
+#[tokio::test]
+async fn the_endpoint_of_an_erased_org_is_no_finding_of_doctor() {
+    let world = world().scopes("admin,billing:write,billing:read").start().await;
+    endpoint(&world, json!({ "url": "http://127.0.0.1:9/", "org": "acme" })).await;
+    let org = world.get("/v1/orgs/acme").await.id();
+    world.post("/v1/orgs/acme/erase", json!({ "confirm": org })).await.status(202);
+    let reason = "SELECT string_agg(disabled_reason, ' ') FROM message_endpoints";
+    until("it is erased", || async { world.value(reason).as_deref() == Some("erased") }).await;
+    let doctor = || {
+        let ran = world.database.command(&["doctor"]).output().expect("runs");
+        String::from_utf8_lossy(&ran.stdout).into_owned()
+    };
+    assert!(doctor().contains("no endpoint of messages fails"), "{}", doctor());
+    world.execute("UPDATE message_endpoints SET disabled_reason = 'failing'");
+    assert!(doctor().contains("failed for days and is disabled"), "{}", doctor());
+}
+
 /// A double click, or a proxy that repeats: each gets a secret of its own, and all of them sign.
 #[tokio::test]
 async fn secrets_that_are_rolled_at_once_come_one_after_the_other() {
