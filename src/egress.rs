@@ -13,6 +13,7 @@ mod connector;
 pub use self::allow::AllowList;
 pub use self::client::{Client, ClientOptions, Reply, SendError};
 pub use self::connector::{Resolve, SystemResolver};
+use hyper::Uri;
 use url::{Host, Url};
 
 /// Longest URL, in bytes.
@@ -29,7 +30,8 @@ pub struct TargetRules {
 
 impl TargetRules {
     /// Checks the parts of a URL that can be checked without resolving its name. An address in any form that
-    /// the URL standard reads (`2130706433`, `0x7f.1`) is checked as what it is.
+    /// the URL standard reads (`2130706433`, `0x7f.1`) is checked as what it is. Returns the URL in its
+    /// normal form, a host of other letters as punycode: this is what to keep.
     ///
     /// # Errors
     /// The rule that it breaks: a sentence that begins with `must`.
@@ -37,8 +39,14 @@ impl TargetRules {
         if text.len() > URL_LIMIT {
             return Err(format!("must be at most {URL_LIMIT} bytes"));
         }
-        let url =
-            Url::parse(text).map_err(|_| "must be a URL, such as https://example.com/hook".to_owned())?;
+        // The URL standard repairs these: it drops line ends, and reads `\\` and `///` as others do not.
+        if text.chars().any(|c| c.is_control() || c.is_whitespace() || c == '\\') {
+            return Err("must have no control characters, no spaces and no `\\`".to_owned());
+        }
+        let url = parse(text)?;
+        if text.split_once("://").is_none_or(|(_, rest)| rest.starts_with(['/', '?', '#'])) {
+            return Err("must name a host after `://`".to_owned());
+        }
         match url.scheme() {
             "https" => {}
             "http" if self.allow_http => {}
@@ -67,6 +75,20 @@ impl TargetRules {
         }
         Ok(url)
     }
+}
+
+/// Reads a URL as the URL standard does. In its normal form the HTTP library reads it, too, with the same
+/// host: no other one is checked than the one that is asked.
+///
+/// # Errors
+/// A sentence that begins with `must`.
+fn parse(text: &str) -> Result<Url, String> {
+    let url = Url::parse(text).map_err(|_| "must be a URL, such as https://example.com/hook".to_owned())?;
+    let read = url.as_str().parse::<Uri>();
+    if read.is_ok_and(|read| read.host() == url.host_str()) {
+        return Ok(url);
+    }
+    Err("must have a host of letters, digits, `-` and `.`, such as https://example.com/hook".to_owned())
 }
 
 #[cfg(test)]

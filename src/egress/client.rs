@@ -1,6 +1,7 @@
 //! An HTTP client for `POST` requests to others' servers. It bounds the time, and what it reads of an answer.
 
 use std::error::Error as StdError;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use hyper::header::RETRY_AFTER;
 use hyper_util::client::legacy::Client as HyperClient;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
-use super::connector::{Connector, Resolve};
+use super::connector::{Connector, InsideAddress, Resolve};
 use super::{SystemResolver, TargetRules};
 
 /// Idle connections that are kept to one server, and how long.
@@ -52,8 +53,37 @@ pub struct Reply {
 
 /// Why there is no answer: one sentence without a full stop.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct SendError(pub String);
+pub enum SendError {
+    /// The host may not be reached. The text names its address, which is for operators alone.
+    #[error("{0}")]
+    NotAllowed(String),
+    /// Any other reason.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl SendError {
+    /// For those who may not learn addresses of the inside.
+    #[must_use]
+    pub fn for_tenants(&self) -> String {
+        match self {
+            Self::NotAllowed(_) => "the host is not allowed".to_owned(),
+            Self::Failed(why) => why.clone(),
+        }
+    }
+
+    fn of(error: &(dyn StdError + 'static)) -> Self {
+        let mut cause = Some(error);
+        while let Some(error) = cause {
+            let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+            if inner.is_some_and(|inner| inner.is::<InsideAddress>()) {
+                return Self::NotAllowed(causes(error));
+            }
+            cause = error.source();
+        }
+        Self::Failed(causes(error))
+    }
+}
 
 impl Client {
     /// A client that asks the machine's resolver.
@@ -84,21 +114,22 @@ impl Client {
         headers: &[(&'static str, String)],
         body: Bytes,
     ) -> Result<Reply, SendError> {
-        let mut request = Request::post(url)
+        let url = super::parse(url).map_err(|rule| SendError::Failed(format!("the URL {rule}")))?;
+        let mut request = Request::post(url.as_str())
             .header("content-type", "application/json")
             .header("user-agent", concat!("Coulomb/", env!("CARGO_PKG_VERSION")));
         for (name, value) in headers {
             request = request.header(*name, value);
         }
-        let request = request.body(Full::new(body)).map_err(|error| SendError(error.to_string()))?;
+        let request = request.body(Full::new(body)).map_err(|error| SendError::Failed(error.to_string()))?;
         let exchange = async {
-            let answer = self.http.request(request).await.map_err(|error| SendError(causes(&error)))?;
+            let answer = self.http.request(request).await.map_err(|error| SendError::of(&error))?;
             let status = answer.status().as_u16();
             let retry_after = answer.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
             let retry_after = retry_after.map(|text| text.chars().take(64).collect());
             Ok(Reply { status, retry_after, excerpt: excerpt(answer.into_body()).await })
         };
-        let late = || SendError(format!("no whole answer within {} s", self.timeout.as_secs()));
+        let late = || SendError::Failed(format!("no whole answer within {} s", self.timeout.as_secs()));
         tokio::time::timeout(self.timeout, exchange).await.map_err(|_| late())?
     }
 }

@@ -6,11 +6,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use hyper::Uri;
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -36,6 +38,14 @@ impl Resolve for SystemResolver {
             Ok(tokio::net::lookup_host((host, 0)).await?.map(|address| address.ip()).collect())
         })
     }
+}
+
+/// A host that may not be reached.
+#[derive(Debug, thiserror::Error)]
+#[error("{host} is {address}, an address of the inside")]
+pub(super) struct InsideAddress {
+    host: String,
+    address: IpAddr,
 }
 
 /// Opens connections for the HTTP client. Cloning shares everything.
@@ -67,17 +77,19 @@ impl Connector {
         // One address of the inside refuses the name: nobody has such a mixture by accident.
         if let Some(inside) = addresses.iter().find(|address| !self.rules.allowed.may_reach(bare, **address))
         {
-            return Err(refused(format!("{bare} is {inside}, an address of the inside")));
+            let why = InsideAddress { host: bare.to_owned(), address: *inside };
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
         }
         let stream = connect(&addresses, port).await?;
         stream.set_nodelay(true)?;
         if !is_tls {
-            return Ok(TokioIo::new(Stream::Plain(stream)));
+            return Ok(TokioIo::new(Stream::new(Kind::Plain(stream))));
         }
         let tls =
             self.tls.get_or_init(tls_connector).as_ref().map_err(|why| io::Error::other(why.clone()))?;
         let name = ServerName::try_from(bare.to_owned()).map_err(io::Error::other)?;
-        Ok(TokioIo::new(Stream::Tls(Box::new(tls.connect(name, stream).await?))))
+        let stream = tls.connect(name, stream).await?;
+        Ok(TokioIo::new(Stream::new(Kind::Tls(Box::new(stream)))))
     }
 }
 
@@ -124,10 +136,36 @@ impl Service<Uri> for Connector {
     }
 }
 
-/// A connection, with or without TLS.
-pub(super) enum Stream {
+/// A connection, with or without TLS. While an answer is missing, its end is an abort: the kernel sends no more
+/// of the request. With an orderly end it would go on sending for minutes, also for a process that was killed,
+/// and the receiver would get the request after its repetition (socket(7): `SO_LINGER`).
+pub(super) struct Stream {
+    kind: Kind,
+    awaits_answer: bool,
+}
+
+enum Kind {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Stream {
+    fn new(kind: Kind) -> Self {
+        Self { kind, awaits_answer: false }
+    }
+
+    fn set_awaits_answer(&mut self, awaits: bool) -> io::Result<()> {
+        if self.awaits_answer == awaits {
+            return Ok(());
+        }
+        let socket = match &self.kind {
+            Kind::Plain(stream) => stream,
+            Kind::Tls(stream) => stream.get_ref().0,
+        };
+        SockRef::from(socket).set_linger(awaits.then_some(Duration::ZERO))?;
+        self.awaits_answer = awaits;
+        Ok(())
+    }
 }
 
 impl Connection for Stream {
@@ -142,32 +180,44 @@ impl AsyncRead for Stream {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
-            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
+        let stream = self.get_mut();
+        let before = buffer.filled().len();
+        let read = match &mut stream.kind {
+            Kind::Plain(plain) => Pin::new(plain).poll_read(cx, buffer),
+            Kind::Tls(tls) => Pin::new(tls).poll_read(cx, buffer),
+        };
+        if buffer.filled().len() > before {
+            stream.set_awaits_answer(false)?;
         }
+        read
     }
 }
 
 impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
-            Self::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+        let stream = self.get_mut();
+        stream.set_awaits_answer(true)?;
+        match &mut stream.kind {
+            Kind::Plain(plain) => Pin::new(plain).poll_write(cx, bytes),
+            Kind::Tls(tls) => Pin::new(tls).poll_write(cx, bytes),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        match &mut self.get_mut().kind {
+            Kind::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Kind::Tls(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        let stream = self.get_mut();
+        if stream.awaits_answer {
+            return Poll::Ready(Ok(()));
+        }
+        match &mut stream.kind {
+            Kind::Plain(plain) => Pin::new(plain).poll_shutdown(cx),
+            Kind::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
         }
     }
 }

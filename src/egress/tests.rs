@@ -256,6 +256,18 @@ fn urls_that_are_no_targets_are_refused() {
         &long,
         "https://127.0.0.1/",
         "https://[::1]/",
+        "https:///x",
+        "https:example.com",
+        "https:/example.com",
+        "https://?x",
+        "https://example.com\\@127.0.0.1/",
+        "https:\\\\example.com/",
+        "https://example.com/\r\nX: y",
+        "https://exam\tple.com/",
+        "https://example.com/a b",
+        " https://example.com/",
+        "https://example.com/\u{7f}",
+        "https://a{b}.example/",
     ] {
         assert!(strict.check_url(url).is_err(), "{url}");
     }
@@ -263,6 +275,25 @@ fn urls_that_are_no_targets_are_refused() {
         assert!(strict.check_url(url).is_ok(), "{url}");
     }
     assert!(rules("").check_url("http://example.com/").is_ok());
+    // Punycode by hand: `python3 -c "print('bücher.example'.encode('idna'))"`.
+    for (url, normal) in [
+        ("https://bücher.example/hook", "https://xn--bcher-kva.example/hook"),
+        ("HTTPS://EXAMPLE.com:443", "https://example.com/"),
+        ("https://example.com/ü?q=ü|{}", "https://example.com/%C3%BC?q=%C3%BC|{}"),
+        ("https://ⓛocalhost/", "https://localhost/"),
+    ] {
+        assert_eq!(strict.check_url(url).map(String::from), Ok(normal.to_owned()));
+    }
+}
+
+/// One that was stored by an older version, as it was given.
+#[tokio::test]
+async fn a_url_is_sent_to_in_its_normal_form() {
+    let victim = Victim::start();
+    let url = format!("http://bücher.example:{}/ü", victim.port);
+    assert_eq!(post(&client("127.0.0.1", vec![LOOPBACK]), &url).await.expect("an answer").status, 200);
+    let error = post(&client("", vec![LOOPBACK]), "http://a{b}.example/").await.expect_err("no host");
+    assert!(error.to_string().starts_with("the URL must have a host"), "{error}");
 }
 
 /// Answers every connection with `answer`, as it is.
@@ -302,4 +333,29 @@ async fn answers_are_bounded_and_redirects_are_not_followed() {
     let nul = b"HTTP/1.1 500 No\r\nretry-after: 120\r\ncontent-length: 3\r\n\r\na\0b".to_vec();
     let reply = post(&client, &format!("http://{}/", answering(nul))).await.expect("an answer");
     assert_eq!((reply.status, &*reply.excerpt, reply.retry_after.as_deref()), (500, "a b", Some("120")));
+}
+
+/// Whoever reads late must not get a request that was given up: it may have been repeated since.
+#[tokio::test]
+async fn the_rest_of_a_request_that_was_given_up_is_not_sent() {
+    const LEN: usize = 400 * 1024;
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+    socket.set_recv_buffer_size(16 * 1024).expect("set");
+    socket.bind(&SocketAddr::new(LOOPBACK, 0).into()).expect("a port");
+    socket.listen(8).expect("listens");
+    let listener = TcpListener::from(socket);
+    let url = format!("http://{}/", listener.local_addr().expect("an address"));
+    let client = client("127.0.0.0/8", vec![LOOPBACK]);
+    let error = client.post(&url, &[], Bytes::from(vec![b'x'; LEN])).await.expect_err("no answer");
+    assert!(error.to_string().starts_with("no whole answer within"), "{error}");
+    let read = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("a connection");
+        std::thread::sleep(Duration::from_millis(200));
+        let mut got = Vec::new();
+        let end = stream.read_to_end(&mut got);
+        (got.len(), end)
+    });
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let (got, end) = read.join().expect("no panic");
+    assert!(end.is_err() && got < LEN, "{got} bytes, then {end:?}");
 }

@@ -264,8 +264,6 @@ pub(super) struct DueDelivery {
     #[diesel(sql_type = BigInt)]
     pub(super) sequence: i64,
     #[diesel(sql_type = Integer)]
-    pub(super) attempts: i32,
-    #[diesel(sql_type = Integer)]
     pub(super) failures: i32,
     #[diesel(sql_type = BigInt)]
     pub(super) message_org_id: i64,
@@ -292,8 +290,8 @@ pub(super) struct LaneWish {
     pub(super) limit: i64,
 }
 
-/// What is sent for a row of `due` (org, endpoint, sequence, attempts, failures, message).
-const WITH_MESSAGE: &str = "SELECT due.org_id, due.endpoint_id, due.sequence, due.attempts, due.failures,
+/// What is sent for a row of `due` (org, endpoint, sequence, failures, message).
+const WITH_MESSAGE: &str = "SELECT due.org_id, due.endpoint_id, due.sequence, due.failures,
         due.message_org_id, due.message_id, o.public_id AS org, m.type AS kind,
         m.created_at AS written_at, m.payload::text AS data,
         CASE WHEN w.with_object THEN m.object::text END AS object
@@ -352,15 +350,19 @@ pub(super) enum Verdict {
     /// It is tried again at this time.
     Waits(DateTime<Utc>),
     GivenUp,
+    /// The daemon ended it before the answer. The delivery stays as it is.
+    Unknown,
 }
 
 /// An attempt with its result.
 #[derive(Clone, Debug)]
 pub(super) struct Outcome {
     pub(super) lane: LaneKey,
+    /// Which of the daemon's holds on the lane it belongs to.
+    pub(super) hold: u64,
     pub(super) sequence: i64,
-    /// Attempts before this one.
-    pub(super) attempts_before: i32,
+    /// Failures in a row before this attempt.
+    pub(super) failures_before: i32,
     pub(super) at: DateTime<Utc>,
     pub(super) status: Option<i16>,
     pub(super) duration_ms: i32,
@@ -369,40 +371,69 @@ pub(super) struct Outcome {
     pub(super) verdict: Verdict,
 }
 
-statement!(Settle -> Untyped:
-    "UPDATE message_deliveries d
-     SET state = n.state, attempts = d.attempts + 1,
-         failures = CASE WHEN n.state = 'delivered' THEN d.failures ELSE d.failures + 1 END,
-         next_attempt_at = n.next_at,
-         ended_at = CASE WHEN n.state = 'waiting' THEN NULL ELSE n.next_at END
-     FROM unnest(?, ?, ?, ?, ?, ?) AS n (org_id, endpoint_id, sequence, before, state, next_at)
-     WHERE (d.org_id, d.endpoint_id, d.sequence) = (n.org_id, n.endpoint_id, n.sequence)
-         AND d.attempts = n.before AND d.state = 'waiting'");
+statement!(LockEndpoints -> Untyped:
+    "SELECT FROM message_endpoints e JOIN (SELECT DISTINCT * FROM unnest(?, ?) AS n (org_id, endpoint_id)) n
+         USING (org_id, endpoint_id)
+     ORDER BY e.org_id, e.endpoint_id FOR KEY SHARE OF e");
+
+statement!(Lock -> Untyped:
+    "SELECT FROM message_deliveries d JOIN (SELECT DISTINCT * FROM unnest(?, ?, ?)
+         AS n (org_id, endpoint_id, sequence)) n USING (org_id, endpoint_id, sequence)
+     ORDER BY d.org_id, d.endpoint_id, d.sequence FOR UPDATE OF d");
 
 statement!(Log -> Untyped:
     "INSERT INTO message_attempts (org_id, endpoint_id, sequence, attempt, at, status, duration_ms, error,
          excerpt)
-     SELECT n.* FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?)
-         AS n (org_id, endpoint_id, sequence, attempt, at, status, duration_ms, error, excerpt)
-     JOIN message_endpoints USING (org_id, endpoint_id)
-     ON CONFLICT DO NOTHING");
+     SELECT n.org_id, n.endpoint_id, n.sequence,
+         d.attempts + row_number() OVER (PARTITION BY n.org_id, n.endpoint_id, n.sequence ORDER BY n.at),
+         n.at, n.status, n.duration_ms, n.error, n.excerpt
+     FROM unnest(?, ?, ?, ?, ?, ?, ?, ?)
+         AS n (org_id, endpoint_id, sequence, at, status, duration_ms, error, excerpt)
+     JOIN message_deliveries d USING (org_id, endpoint_id, sequence)");
 
-/// Stores results, in the caller's transaction. A result of a delivery that another holder has tried
-/// meanwhile changes nothing.
+statement!(Settle -> Untyped:
+    "UPDATE message_deliveries d
+     SET attempts = d.attempts + n.made,
+         state = CASE WHEN n.applies THEN n.state ELSE d.state END,
+         failures = CASE WHEN n.applies AND n.state <> 'delivered' THEN d.failures + 1 ELSE d.failures END,
+         next_attempt_at = CASE WHEN n.applies THEN n.next_at ELSE d.next_attempt_at END,
+         ended_at = CASE WHEN NOT n.applies THEN d.ended_at
+                         WHEN n.state = 'waiting' THEN NULL ELSE n.next_at END
+     FROM (SELECT DISTINCT ON (o.org_id, o.endpoint_id, o.sequence) o.*, a.applies,
+               count(*) OVER (PARTITION BY o.org_id, o.endpoint_id, o.sequence) AS made
+           FROM unnest(?, ?, ?, ?, ?, ?) AS o (org_id, endpoint_id, sequence, before, state, next_at)
+           JOIN message_deliveries d USING (org_id, endpoint_id, sequence)
+           CROSS JOIN LATERAL (SELECT CASE WHEN o.state = 'delivered' THEN d.state <> 'delivered'
+               WHEN o.state IS NULL THEN false
+               ELSE d.state = 'waiting' AND d.failures = o.before END AS applies) a
+           ORDER BY o.org_id, o.endpoint_id, o.sequence, o.state = 'delivered' DESC NULLS LAST,
+               a.applies DESC, o.next_at DESC) n
+     WHERE (d.org_id, d.endpoint_id, d.sequence) = (n.org_id, n.endpoint_id, n.sequence)");
+
+/// Stores results, in the caller's transaction. Every attempt gets its row, also when another holder has
+/// tried the delivery meanwhile. A 2xx ends the delivery, however late it comes. A failure counts only if no
+/// other one has been counted since the attempt began.
 pub(super) fn record(conn: &mut PgConnection, outcomes: &[Outcome]) -> QueryResult<()> {
     let orgs = || outcomes.iter().map(|one| one.lane.0).collect::<Vec<_>>();
     let endpoints = || outcomes.iter().map(|one| one.lane.1.as_str()).collect::<Vec<_>>();
     let sequences = || outcomes.iter().map(|one| one.sequence).collect::<Vec<_>>();
     let end = |one: &Outcome| match one.verdict {
-        Verdict::Delivered => ("delivered", one.at),
-        Verdict::Waits(at) => ("waiting", at),
-        Verdict::GivenUp => ("given_up", one.at),
+        Verdict::Delivered => (Some("delivered"), one.at),
+        Verdict::Waits(at) => (Some("waiting"), at),
+        Verdict::GivenUp => (Some("given_up"), one.at),
+        Verdict::Unknown => (None, one.at),
     };
+    // Whoever deletes an endpoint locks in this order, too.
+    Prepared::<LockEndpoints>::new().bind::<BigInt, _>(orgs()).bind::<Text, _>(endpoints()).execute(conn)?;
+    Prepared::<Lock>::new()
+        .bind::<BigInt, _>(orgs())
+        .bind::<Text, _>(endpoints())
+        .bind::<BigInt, _>(sequences())
+        .execute(conn)?;
     Prepared::<Log>::new()
         .bind::<BigInt, _>(orgs())
         .bind::<Text, _>(endpoints())
         .bind::<BigInt, _>(sequences())
-        .bind::<Integer, _>(outcomes.iter().map(|one| one.attempts_before + 1).collect::<Vec<_>>())
         .bind::<Timestamptz, _>(outcomes.iter().map(|one| one.at).collect::<Vec<_>>())
         .bind::<Nullable<SmallInt>, _>(outcomes.iter().map(|one| one.status).collect::<Vec<_>>())
         .bind::<Integer, _>(outcomes.iter().map(|one| one.duration_ms).collect::<Vec<_>>())
@@ -413,8 +444,8 @@ pub(super) fn record(conn: &mut PgConnection, outcomes: &[Outcome]) -> QueryResu
         .bind::<BigInt, _>(orgs())
         .bind::<Text, _>(endpoints())
         .bind::<BigInt, _>(sequences())
-        .bind::<Integer, _>(outcomes.iter().map(|one| one.attempts_before).collect::<Vec<_>>())
-        .bind::<Text, _>(outcomes.iter().map(|one| end(one).0).collect::<Vec<_>>())
+        .bind::<Integer, _>(outcomes.iter().map(|one| one.failures_before).collect::<Vec<_>>())
+        .bind::<Nullable<Text>, _>(outcomes.iter().map(|one| end(one).0).collect::<Vec<_>>())
         .bind::<Timestamptz, _>(outcomes.iter().map(|one| end(one).1).collect::<Vec<_>>())
         .execute(conn)?;
     Ok(())

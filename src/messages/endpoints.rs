@@ -62,7 +62,7 @@ pub struct NewEndpoint {
     /// Public or external id of its org; the key's own, or the platform, when left out.
     #[serde(default)]
     pub org: Option<String>,
-    /// An `https` URL.
+    /// An `https` URL. It is kept in its normal form: a host of other letters as punycode.
     #[schema(max_length = 2000)]
     pub url: String,
     /// A text for people.
@@ -223,7 +223,7 @@ pub fn create(
     new: &NewEndpoint,
     now: DateTime<Utc>,
 ) -> Result<(String, String), Error> {
-    check_url(rules, &new.url)?;
+    let url = check_url(rules, &new.url)?;
     check_texts(&new.description, &new.kinds)?;
     let count: i64 = e::table.filter(e::org_id.eq(org_id)).count().get_result(conn)?;
     if count >= MOST {
@@ -233,7 +233,7 @@ pub fn create(
     let id = ids::fresh("mep");
     diesel::insert_into(e::table)
         .values((
-            (e::org_id.eq(org_id), e::endpoint_id.eq(&id), e::url.eq(&new.url)),
+            (e::org_id.eq(org_id), e::endpoint_id.eq(&id), e::url.eq(url)),
             (e::description.eq(&new.description), e::kinds.eq(&new.kinds), e::ordered.eq(new.ordered)),
             (e::with_object.eq(new.with_object), e::signature.eq(new.signature.name()), e::enabled.eq(true)),
             (e::created_at.eq(now), e::updated_at.eq(now)),
@@ -256,15 +256,13 @@ pub fn update(
     now: DateTime<Utc>,
 ) -> Result<(i64, Endpoint), Error> {
     let (org_id, endpoint) = find(conn, own, id)?;
-    if let Some(url) = &patch.url {
-        check_url(rules, url)?;
-    }
+    let url = patch.url.as_ref().map(|url| check_url(rules, url)).transpose()?;
     let description = patch.description.as_ref().unwrap_or(&endpoint.description);
     let kinds = patch.kinds.as_ref().unwrap_or(&endpoint.kinds);
     check_texts(description, kinds)?;
     diesel::update(e::table.find((org_id, id)))
         .set((
-            e::url.eq(patch.url.as_ref().unwrap_or(&endpoint.url)),
+            e::url.eq(url.as_ref().unwrap_or(&endpoint.url)),
             e::description.eq(description),
             e::kinds.eq(kinds),
             e::ordered.eq(patch.ordered.unwrap_or(endpoint.ordered)),
@@ -349,6 +347,10 @@ pub fn roll_secret(
         return Err(Error::invalid("overlap_hours", rule));
     }
     let (org_id, endpoint) = find(conn, own, id)?;
+    // Two at once would give their secrets the same number.
+    let locked: Option<String> =
+        e::table.find((org_id, id)).select(e::endpoint_id).for_no_key_update().first(conn).optional()?;
+    locked.ok_or(Error::NotFound("endpoint"))?;
     let overlap = TimeDelta::hours(overlap_h);
     Ok((org_id, secrets::add(conn, (org_id, id), endpoint.signature, overlap, now)?))
 }
@@ -366,8 +368,9 @@ pub(super) fn wanting(conn: &mut PgConnection, orgs: &[i64]) -> QueryResult<Vec<
         .load(conn)
 }
 
-fn check_url(rules: &TargetRules, url: &str) -> Result<(), Error> {
-    rules.check_url(url).map(drop).map_err(|rule| Error::invalid("url", rule))
+/// The URL in its normal form.
+fn check_url(rules: &TargetRules, url: &str) -> Result<String, Error> {
+    rules.check_url(url).map(String::from).map_err(|rule| Error::invalid("url", rule))
 }
 
 fn check_texts(description: &str, asked: &[String]) -> Result<(), Error> {

@@ -47,6 +47,8 @@ const LOOK_PAUSE: Duration = Duration::from_millis(100);
 const RESULT_WAIT: Duration = Duration::from_millis(50);
 /// How long requests may take after the daemon is told to stop.
 const LAST_WAIT: Duration = Duration::from_secs(10);
+/// How long the report of a request that was ended may take.
+const REPORT_WAIT: Duration = Duration::from_millis(200);
 
 /// Sends messages. Its owner calls [`Sender::turn`] again and again.
 pub struct Sender {
@@ -161,6 +163,11 @@ impl Sender {
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
             }
         }
+        state.lanes.values().for_each(|lane| lane.close(true));
+        while state.lanes.values().any(|lane| lane.in_flight() > 0) {
+            let Ok(result) = state.results.recv_timeout(REPORT_WAIT) else { break };
+            state.unstored.push(result);
+        }
         let mut tally = SendTally::default();
         loop {
             let stored = self.store(state, conn)?;
@@ -169,7 +176,6 @@ impl Sender {
                 break;
             }
         }
-        state.lanes.values().for_each(|lane| lane.close(true));
         self.ended.notify_one();
         let lanes: Vec<LaneKey> = state.lanes.drain().map(|(key, _)| key).collect();
         if let Some(holder) = &state.holder {
@@ -208,7 +214,8 @@ impl Sender {
         let tally = SendTally::of(&state.unstored);
         for results in state.unstored.chunk_by(|a, b| a.lane == b.lane) {
             if let Some(lane) = state.lanes.get(&results[0].lane) {
-                lane.stored(results.iter().map(|one| one.sequence));
+                let own = results.iter().filter(|one| one.hold == lane.hold);
+                lane.stored(own.map(|one| one.sequence));
             }
         }
         state.unstored.clear();
@@ -340,7 +347,7 @@ fn store_results(
     let mut disabled = Vec::new();
     for results in outcomes.chunk_by(|a, b| a.lane == b.lane) {
         let lane = &results[0].lane;
-        let failed = |one: &&Outcome| one.verdict != Verdict::Delivered;
+        let failed = |one: &&Outcome| matches!(one.verdict, Verdict::Waits(_) | Verdict::GivenUp);
         let tally = LaneTally {
             failed_at: results.iter().filter(failed).map(|one| one.at).min(),
             succeeded: results.iter().any(|one| one.verdict == Verdict::Delivered),

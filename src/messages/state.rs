@@ -46,12 +46,13 @@ pub struct Troubled {
     pub since: DateTime<Utc>,
 }
 
-/// Endpoints that were disabled by themselves, or that have failed since before `failing_before`.
+/// Endpoints that were disabled by themselves, or that have failed since before `failing_before`. Those of
+/// erased orgs need nobody.
 pub fn troubled(conn: &mut PgConnection, failing_before: DateTime<Utc>) -> QueryResult<Vec<Troubled>> {
     diesel::sql_query(
         "SELECT e.endpoint_id, e.url, e.disabled_reason, coalesce(e.disabled_at, l.failing_since) AS since
          FROM message_endpoints e JOIN message_lanes l USING (org_id, endpoint_id)
-         WHERE e.disabled_reason <> 'by_hand' OR (e.enabled AND l.failing_since < $1)
+         WHERE e.disabled_reason IN ('gone', 'failing') OR (e.enabled AND l.failing_since < $1)
          ORDER BY e.endpoint_id",
     )
     .bind::<Timestamptz, _>(failing_before)

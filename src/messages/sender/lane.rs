@@ -1,6 +1,7 @@
 //! A lane in the memory of the daemon that holds it: what waits, and what is on its way.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Sender as Results;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -11,6 +12,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::AbortHandle;
 
+use crate::auth::PLATFORM;
 use crate::egress::{Client, Reply, SendError};
 use crate::messages::deliveries::{DueDelivery, Outcome, Verdict};
 use crate::messages::lanes::LaneKey;
@@ -61,8 +63,13 @@ pub(super) struct Target {
     pub(super) signers: Vec<(Option<DateTime<Utc>>, Signer)>,
 }
 
+/// Counts the holds of this process.
+static HOLDS: AtomicU64 = AtomicU64::new(0);
+
 pub(super) struct Lane {
     pub(super) key: LaneKey,
+    /// Unique in this process: after a loss the same lane may be held again while old results still come.
+    pub(super) hold: u64,
     state: Mutex<LaneState>,
 }
 
@@ -100,7 +107,7 @@ impl Lane {
             active_at: now,
             look_at: now,
         };
-        Arc::new(Self { key, state: Mutex::new(state) })
+        Arc::new(Self { key, hold: HOLDS.fetch_add(1, Ordering::Relaxed), state: Mutex::new(state) })
     }
 
     fn lock(&self) -> MutexGuard<'_, LaneState> {
@@ -163,9 +170,10 @@ impl Lane {
         let mut state = self.lock();
         state.is_closed = true;
         state.waiting.clear();
-        if abort {
-            state.tasks.iter().for_each(AbortHandle::abort);
-        }
+        let tasks = if abort { std::mem::take(&mut state.tasks) } else { Vec::new() };
+        // What ends takes the lock.
+        drop(state);
+        tasks.iter().for_each(AbortHandle::abort);
     }
 
     /// Starts as many requests as the lane and the daemon have places for.
@@ -181,7 +189,8 @@ impl Lane {
             let Ok(place) = Arc::clone(&shared.places).try_acquire_owned() else { return };
             let Some(delivery) = state.waiting.pop_front() else { return };
             state.in_flight += 1;
-            let sending = send(Arc::clone(shared), Arc::clone(self), Arc::clone(&state.target), delivery);
+            let underway = Underway { shared: Arc::clone(shared), lane: Arc::clone(self), outcome: None };
+            let sending = send(underway, Arc::clone(&state.target), delivery);
             let task = shared.runtime.spawn(finish(sending, place));
             state.tasks.retain(|task| !task.is_finished());
             state.tasks.push(task.abort_handle());
@@ -190,7 +199,6 @@ impl Lane {
 
     fn came_back(&self, took: Duration, delivered: bool, now: DateTime<Utc>) {
         let mut state = self.lock();
-        state.in_flight -= 1;
         state.active_at = Instant::now();
         state.is_slow = took > SLOW || !delivered;
         state.failures_in_row = if delivered { 0 } else { state.failures_in_row.saturating_add(1) };
@@ -228,23 +236,54 @@ async fn finish(sending: impl Future<Output = (Arc<Shared>, Arc<Lane>)>, place: 
     }
 }
 
-/// Makes one attempt and reports its result.
-async fn send(
+/// A request that has a place in its lane. At its end, whoever ends it, it gives back the place and reports
+/// what it knows: no attempt stays without a report while the daemon lives.
+struct Underway {
     shared: Arc<Shared>,
     lane: Arc<Lane>,
+    /// `None`: nothing is sent yet.
+    outcome: Option<Outcome>,
+}
+
+impl Drop for Underway {
+    fn drop(&mut self) {
+        self.lane.lock().in_flight -= 1;
+        if let Some(outcome) = self.outcome.take() {
+            // The daemon ends when nobody receives: then the delivery is repeated.
+            let _ = self.shared.results.send(outcome);
+        }
+    }
+}
+
+/// Makes one attempt and reports its result.
+async fn send(
+    mut underway: Underway,
     target: Arc<Target>,
     delivery: DueDelivery,
 ) -> (Arc<Shared>, Arc<Lane>) {
+    let (shared, lane) = (Arc::clone(&underway.shared), Arc::clone(&underway.lane));
     let (at, began) = (shared.clock.now(), Instant::now());
+    underway.outcome = Some(Outcome {
+        lane: lane.key.clone(),
+        hold: lane.hold,
+        sequence: delivery.sequence,
+        failures_before: delivery.failures,
+        at,
+        status: None,
+        duration_ms: 0,
+        error: Some("the daemon gave it up before the answer".to_owned()),
+        excerpt: None,
+        verdict: Verdict::Unknown,
+    });
     let result = match body(&delivery) {
         Some(body) => post(&shared.client, &target, &delivery, body, at).await,
-        None => Err(SendError("the message is older than the retention".to_owned())),
+        None => Err(SendError::Failed("the message is older than the retention".to_owned())),
     };
     let took = began.elapsed();
-    let outcome = outcome(&lane.key, &delivery, (at, took), result, shared.clock.now());
+    let outcome = outcome(&lane, &delivery, (at, took), result, shared.clock.now());
     lane.came_back(took, outcome.verdict == Verdict::Delivered, shared.clock.now());
-    // The daemon ends when nobody receives: then the delivery is repeated.
-    let _ = shared.results.send(outcome);
+    underway.outcome = Some(outcome);
+    drop(underway);
     (shared, lane)
 }
 
@@ -286,8 +325,20 @@ fn body(delivery: &DueDelivery) -> Option<String> {
     ))
 }
 
+/// The text for the attempt. An org must not learn addresses of the inside: the log has them for operators.
+fn told(lane: &Lane, error: &SendError) -> String {
+    let (org_id, endpoint) = &lane.key;
+    if *org_id == PLATFORM {
+        return error.to_string();
+    }
+    if let SendError::NotAllowed(why) = error {
+        tracing::warn!(endpoint, "a message was not sent: {why}");
+    }
+    error.for_tenants()
+}
+
 fn outcome(
-    lane: &LaneKey,
+    lane: &Lane,
     delivery: &DueDelivery,
     (at, took): (DateTime<Utc>, Duration),
     result: Result<Reply, SendError>,
@@ -308,12 +359,13 @@ fn outcome(
             let next = again(reply.retry_after.as_deref()).map(Verdict::Waits);
             (Some(reply.status), None, Some(reply.excerpt), next)
         }
-        Err(error) => (None, Some(error.0), None, again(None).map(Verdict::Waits)),
+        Err(error) => (None, Some(told(lane, &error)), None, again(None).map(Verdict::Waits)),
     };
     Outcome {
-        lane: lane.clone(),
+        lane: lane.key.clone(),
+        hold: lane.hold,
         sequence: delivery.sequence,
-        attempts_before: delivery.attempts,
+        failures_before: delivery.failures,
         at,
         status: status.and_then(|status| i16::try_from(status).ok()),
         duration_ms: i32::try_from(took.as_millis()).unwrap_or(i32::MAX),

@@ -3,7 +3,9 @@
 use serde_json::{Value, json};
 
 use super::{endpoint, on, receiving, world};
+use crate::support::World;
 use crate::support::receiver::Receiver;
+use crate::support::world::until;
 
 #[tokio::test]
 async fn an_endpoint_is_made_changed_and_deleted_and_its_secret_is_shown_once() {
@@ -55,6 +57,9 @@ async fn what_breaks_a_rule_is_refused_by_name() {
         (json!({ "url": "https://a:b@example.com/" }), "url"),
         (json!({ "url": "nothing" }), "url"),
         (json!({ "url": null }), "url"),
+        (json!({ "url": "https:///x" }), "url"),
+        (json!({ "url": "https://example.com\\@127.0.0.1/" }), "url"),
+        (json!({ "url": "https://example.com/\r\nX: y" }), "url"),
         (json!({ "url": url, "kinds": ["nothing"] }), "kinds"),
         (json!({ "url": url, "kinds": ["invoice"] }), "kinds"),
         (json!({ "url": url, "kinds": [""] }), "kinds"),
@@ -66,8 +71,11 @@ async fn what_breaks_a_rule_is_refused_by_name() {
     }
     world.post("/v1/message_endpoints", json!({ "url": url, "org": "nobody" })).await.status(404);
     let (id, _) = endpoint(&world, json!({ "url": url })).await;
+    let path = format!("/v1/message_endpoints/{id}");
+    let normal = world.patch(&path, json!({ "url": "https://BÜCHER.example" })).await.ok();
+    assert_eq!(normal["url"], "https://xn--bcher-kva.example/");
     world.send(on(&id, "roll_secret", json!({ "overlap_hours": 337 }))).await.names(400, "overlap_hours");
-    world.patch(&format!("/v1/message_endpoints/{id}"), json!({ "url": null })).await.names(400, "url");
+    world.patch(&path, json!({ "url": null })).await.names(400, "url");
     world.send(on(&id, "deliveries/7/resend", json!(null))).await.status(404);
     world.get(&format!("/v1/message_endpoints/{id}/deliveries?state=lost")).await.names(400, "state");
     world.get("/v1/messages?after=msg_nothing").await.names(400, "after");
@@ -116,4 +124,61 @@ async fn an_org_has_its_own_endpoints_and_sees_no_others() {
     assert_eq!(world.by(&key).get("/v1/messages?after=start").await.rows().len(), 1);
     assert_eq!(world.by(&other_key).get("/v1/messages?after=start").await.rows().len(), 0);
     assert_eq!(of_other.count(), 0);
+}
+
+/// `localhost` may be stored: only the sending resolves names. The platform's own endpoint names the address.
+#[tokio::test]
+async fn an_org_learns_no_address_of_the_inside() {
+    let world = World::new().setting("COULOMB_MESSAGE_ALLOW", "10.9.9.9").org("acme").start().await;
+    let key = world.key_of("acme");
+    let body = json!({ "url": "https://localhost:9/" });
+    let of_org = world.by(&key).post("/v1/message_endpoints", body.clone()).await.status(201).id();
+    let (of_platform, _) = endpoint(&world, body).await;
+    world.by(&key).send(on(&of_org, "test", json!(null))).await.status(204);
+    world.send(on(&of_platform, "test", json!(null))).await.status(204);
+    let path = |id: &str| format!("/v1/message_endpoints/{id}/deliveries/1/attempts");
+    until("both are tried", || async {
+        world.number("SELECT count(*) FROM message_attempts WHERE error IS NOT NULL") >= 2
+    })
+    .await;
+    let told = world.by(&key).get(&path(&of_org)).await;
+    assert_eq!(told.at("data.0.error"), &json!("the host is not allowed"));
+    let told = world.get(&path(&of_platform)).await;
+    assert!(
+        told.at("data.0.error").as_str().is_some_and(|why| why.contains("an address of the inside")),
+        "{told}"
+    );
+}
+
+#[tokio::test]
+async fn the_endpoint_of_an_erased_org_is_no_finding_of_doctor() {
+    let world = world().scopes("admin,billing:write,billing:read").start().await;
+    endpoint(&world, json!({ "url": "http://127.0.0.1:9/", "org": "acme" })).await;
+    let org = world.get("/v1/orgs/acme").await.id();
+    world.post("/v1/orgs/acme/erase", json!({ "confirm": org })).await.status(202);
+    let reason = "SELECT string_agg(disabled_reason, ' ') FROM message_endpoints";
+    until("it is erased", || async { world.value(reason).as_deref() == Some("erased") }).await;
+    let doctor = || {
+        let ran = world.database.command(&["doctor"]).output().expect("runs");
+        String::from_utf8_lossy(&ran.stdout).into_owned()
+    };
+    assert!(doctor().contains("no endpoint of messages fails"), "{}", doctor());
+    world.execute("UPDATE message_endpoints SET disabled_reason = 'failing'");
+    assert!(doctor().contains("failed for days and is disabled"), "{}", doctor());
+}
+
+/// A double click, or a proxy that repeats: each gets a secret of its own, and all of them sign.
+#[tokio::test]
+async fn secrets_that_are_rolled_at_once_come_one_after_the_other() {
+    let world = world().start().await;
+    let (_, id) = receiving(&world).await;
+    let rolls = (0..10).map(|_| world.send(on(&id, "roll_secret", json!(null))));
+    let mut secrets = std::collections::BTreeSet::new();
+    for answer in futures_util::future::join_all(rolls).await {
+        secrets.insert(answer.ok().text("secret"));
+    }
+    assert_eq!(secrets.len(), 10);
+    let numbers = world.value("SELECT string_agg(number::text, ' ' ORDER BY number) FROM message_secrets");
+    assert_eq!(numbers.as_deref(), Some("1 2 3 4 5 6 7 8 9 10 11"));
+    assert_eq!(world.number("SELECT count(*) FROM message_secrets WHERE expires_at IS NULL"), 1);
 }

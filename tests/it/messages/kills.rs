@@ -2,9 +2,12 @@
 //! once at every endpoint, and nothing else does.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read;
+use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use chrono::Utc;
+use coulomb::messages::NewMessage;
 use serde_json::json;
 
 use super::{acme, message, write};
@@ -74,4 +77,37 @@ async fn kills_lose_no_message_and_leave_no_gap() {
         highest = highest.max(one.sequence());
     }
     println!("{kills} kills: {repeated} of {} deliveries came more than once", 3 * count);
+}
+
+/// The receiver has a small buffer and does not read. After the kill it reads what has come: the kernel must
+/// not send the rest of the request, or the receiver would get it after its repetition.
+#[tokio::test]
+async fn the_request_of_a_killed_daemon_does_not_come_late() {
+    let database = Database::new();
+    let key = database.key("admin,billing:write,billing:read", None);
+    let mut daemon = daemon(&database);
+    daemon.post("/v1/orgs", &key, &json!({ "name": "acme", "external_id": "acme" })).await;
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+    socket.set_recv_buffer_size(16 * 1024).expect("set");
+    socket.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a port");
+    socket.listen(8).expect("listens");
+    let listener = TcpListener::from(socket);
+    let url = format!("http://{}/", listener.local_addr().expect("an address"));
+    let body = json!({ "url": url, "with_object": true, "ordered": true });
+    let (status, made) = daemon.post("/v1/message_endpoints", &key, &body).await;
+    assert_eq!(status, 201, "{made}");
+    let object = Some(json!({ "text": "x".repeat(200 * 1024) }));
+    write(&database, [NewMessage { object, ..message(acme(&database), 1) }], Utc::now());
+    let accepted = std::thread::spawn(move || listener.accept().expect("a connection").0);
+    while !accepted.is_finished() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    daemon.kill();
+    let mut stream = accepted.join().expect("no panic");
+    stream.set_read_timeout(Some(Duration::from_secs(5))).expect("set");
+    let mut got = Vec::new();
+    let end = stream.read_to_end(&mut got);
+    assert!(end.is_err() && !got.is_empty(), "{} bytes, then {end:?}", got.len());
+    assert!(got.len() < 200 * 1024, "{} bytes", got.len());
 }

@@ -1,5 +1,7 @@
 //! What becomes of messages that are not accepted.
 
+use std::time::Duration;
+
 use chrono::{DateTime, TimeDelta, Utc};
 use coulomb::messages::retention;
 use serde_json::{Value, json};
@@ -171,4 +173,29 @@ async fn old_messages_go_and_are_not_written_again() {
     write(&world, [message(acme(&world), 1)], world.clock().now());
     assert_eq!(world.number("SELECT count(*) FROM outbox_messages WHERE payload IS NOT NULL"), 1);
     assert_eq!(world.number("SELECT count(*) FROM outbox_messages"), 2);
+}
+
+/// The daemon loses its session at the database while a request is on its way, and sends again by a new one.
+/// Each sending has its row, and a delivery that has ended is sent no more.
+#[tokio::test]
+async fn every_sending_is_an_attempt_also_after_a_lost_session() {
+    let world = super::world().start().await;
+    let (receiver, id) = receiving(&world).await;
+    receiver.answers(|_| Reply { after: Duration::from_millis(700), ..Reply::status(200) });
+    write(&world, [message(acme(&world), 1)], Utc::now());
+    receiver.gets(1).await;
+    let ended = "SELECT count(pg_terminate_backend(holder_pid)) FROM message_lanes
+        WHERE holder_pid IS NOT NULL";
+    assert_eq!(world.number(ended), 1);
+    receiver.gets(2).await;
+    until("it is delivered", || async {
+        world.number("SELECT count(*) FROM message_deliveries WHERE state = 'delivered'") == 1
+    })
+    .await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(receiver.count(), 2);
+    let attempts = world.get(&format!("/v1/message_endpoints/{id}/deliveries/1/attempts")).await;
+    assert_eq!(attempts.column("attempt"), json!([1, 2]));
+    let told = world.value("SELECT concat_ws(' ', attempts, failures, state) FROM message_deliveries");
+    assert_eq!(told.as_deref(), Some("2 0 delivered"));
 }
