@@ -136,9 +136,9 @@ impl Service<Uri> for Connector {
     }
 }
 
-/// A connection, with or without TLS. While an answer is missing, its end is an abort: the kernel sends no more
-/// of the request. With an orderly end it would go on sending for minutes, also for a process that was killed,
-/// and the receiver would get the request after its repetition (socket(7): `SO_LINGER`).
+/// A connection, with or without TLS. While an answer is missing, its end is an abort: the kernel sends no
+/// more of the request. With an orderly end it would go on sending for minutes, also for a process that was
+/// killed, and the receiver would get the request after its repetition (socket(7): `SO_LINGER`).
 pub(super) struct Stream {
     kind: Kind,
     awaits_answer: bool,
