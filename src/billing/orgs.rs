@@ -251,7 +251,7 @@ fn insert(
 /// # Errors
 /// [`Error::Invalid`] for a bad field.
 pub fn update(conn: &mut PgConnection, org_id: i64, patch: &OrgPatch) -> Result<(), Error> {
-    standing::must_not_be_erased(conn, org_id)?;
+    standing::lock_unerased(conn, org_id)?;
     if let Some(name) = &patch.name {
         check_text("name", name)?;
     }

@@ -134,17 +134,23 @@ fn lock(conn: &mut PgConnection, org_id: i64) -> Result<Stored, Error> {
     Ok(stored)
 }
 
+/// As [`must_not_be_erased`], and keeps the row locked: the caller changes it. No lock is raised later, so
+/// two callers never wait for each other.
+pub(super) fn lock_unerased(conn: &mut PgConnection, org_id: i64) -> Result<(), Error> {
+    lock(conn, org_id).map(drop)
+}
+
 fn erased() -> Error {
     Error::conflict("org_erased", "the org was erased: nothing of it changes any more")
 }
 
 /// Refuses to give an erased org anything new: it would get personal data again. Its money still moves:
-/// payments, refunds and credit notes of what it was invoiced. The share lock waits for an erasure under way.
+/// payments, refunds and credit notes of what it was invoiced.
 ///
 /// # Errors
 /// [`Error::Conflict`] when the org was erased.
 pub fn must_not_be_erased(conn: &mut PgConnection, org_id: i64) -> Result<(), Error> {
-    let erased_at = orgs::table.find(org_id).select(orgs::erased_at).for_share();
+    let erased_at = orgs::table.find(org_id).select(orgs::erased_at);
     let erased_at: Option<Option<DateTime<Utc>>> = erased_at.first(conn).optional()?;
     if erased_at.flatten().is_some() { Err(erased()) } else { Ok(()) }
 }

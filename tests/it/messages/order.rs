@@ -42,9 +42,8 @@ async fn an_orgs_messages_come_in_order_through_failures_on_two_daemons() {
              UPDATE message_lanes SET due_at = '-infinity' WHERE due_at <> 'infinity'",
         )
         .expect("updated");
-        let left = world.number("SELECT count(*) FROM message_deliveries WHERE state = 'waiting'");
-        let all = world.number("SELECT count(*) FROM message_deliveries");
-        async move { left == 0 && all == (ORGS * EACH) as i64 }
+        let ended = world.number("SELECT count(*) FROM message_deliveries WHERE state <> 'waiting'");
+        async move { ended == (ORGS * EACH) as i64 }
     })
     .await;
     let got = receiver.received();
@@ -76,7 +75,9 @@ async fn the_next_message_of_an_org_waits_and_other_orgs_go_on() {
     let numbers = |all: &[crate::support::receiver::Received]| {
         all.iter().map(|got| got.json()["data"]["n"].as_i64().expect("a number")).collect::<Vec<_>>()
     };
-    assert_eq!(numbers(&receiver.received()), [0, 2]);
+    let mut first = numbers(&receiver.received());
+    first.sort_unstable();
+    assert_eq!(first, [0, 2]);
     // When it is given up, the next one goes.
     for _ in 0..11 {
         let wait = TimeDelta::hours(24);
