@@ -9,6 +9,7 @@ pub mod breakdown;
 pub mod correct;
 pub mod current;
 pub mod exports;
+mod grouped;
 
 pub mod ingest;
 pub mod records;

@@ -1,7 +1,7 @@
 -- A meter may have prices in several currencies, and an org pays in its own.
 ALTER TABLE orgs ADD COLUMN currency text CHECK (currency ~ '^[a-z]{3}$');
-COMMENT ON COLUMN orgs.currency IS 'of an owner''s rate cards those in this currency price its usage; NULL: those '
-    'in the meter''s currency';
+COMMENT ON COLUMN orgs.currency IS 'of an owner''s rate cards those in this currency price its usage; '
+    'NULL: those in the meter''s currency';
 UPDATE orgs o SET currency = p.terms ->> 'currency' FROM billing_profiles p WHERE p.org_id = o.org_id;
 
 ALTER TABLE meters ADD COLUMN currency text CHECK (currency ~ '^[a-z]{3}$');

@@ -21,7 +21,8 @@ CREATE TABLE audit_log (
     PRIMARY KEY (org_id, at, audit_id)
 ) PARTITION BY RANGE (at);
 COMMENT ON COLUMN audit_log.address IS 'the client''s; null: the command line, or not known';
-COMMENT ON COLUMN audit_log.before IS 'what the command changed, as it was; only fields that differ. null: it made the thing';
+COMMENT ON COLUMN audit_log.before
+    IS 'what the command changed, as it was; only fields that differ. null: it made the thing';
 COMMENT ON COLUMN audit_log.after IS 'the same fields as they are since; null: it deleted the thing';
 CREATE INDEX audit_log_time ON audit_log (at, audit_id);
 

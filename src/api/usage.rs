@@ -3,6 +3,7 @@
 mod answer;
 pub mod breakdown;
 pub mod correct;
+mod csv_list;
 mod event_body;
 pub mod events;
 mod intake;

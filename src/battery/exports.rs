@@ -2,18 +2,10 @@
 //!
 //! `docs/exports.md` and the API's description are made from this file.
 
-use crate::billing::exports::{Column, Type};
+use crate::billing::exports::{Column, Type, column, text};
 
 /// The name of the export on the wire.
 pub const NAME: &str = "battery";
-
-const fn column(holds: Type, name: &'static str, sql: &'static str, meaning: &'static str) -> Column {
-    Column { name, holds, meaning, summed: false, sql }
-}
-
-const fn text(name: &'static str, sql: &'static str, meaning: &'static str) -> Column {
-    column(Type::Text, name, sql, meaning)
-}
 
 /// The columns of a row, in order.
 pub const COLUMNS: &[Column] = &[

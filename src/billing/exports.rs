@@ -16,6 +16,7 @@ mod returns;
 use serde::Serialize;
 
 pub use columns::{Column, Type};
+pub(crate) use columns::{column, text};
 
 /// A kind of row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

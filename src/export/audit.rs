@@ -12,20 +12,12 @@ use super::params::{self, ExportRange, ExportRequest};
 use super::query::{Bind, Conditions};
 use super::{ExportKind, ExportParams};
 use crate::audit::read::actor_name;
-use crate::billing::exports::{Column, Type};
+use crate::billing::exports::{Column, Type, column, text};
 use crate::db::Scope;
 use crate::error::Error;
 
 /// The name of the export on the wire.
 pub(super) const NAME: &str = "audit";
-
-const fn column(holds: Type, name: &'static str, sql: &'static str, meaning: &'static str) -> Column {
-    Column { name, holds, meaning, summed: false, sql }
-}
-
-const fn text(name: &'static str, sql: &'static str, meaning: &'static str) -> Column {
-    column(Type::Text, name, sql, meaning)
-}
 
 /// SQL: whether the reader may see where the entry's request came from. Row-level security shows an org only
 /// its own keys; the platform sees all.
@@ -177,15 +169,7 @@ pub(super) fn conditions(
 ) -> Result<Conditions, Error> {
     let mut conditions = Conditions::default();
     conditions.add("true", []);
-    let asked = request.org.as_ref().map(|org| org.row_id(conn)).transpose()?;
-    let own = match scope {
-        Scope::Platform => None,
-        Scope::Org(org_id) => Some(org_id),
-    };
-    if asked.is_some() && own.is_some() && asked != own {
-        return Err(Error::UnknownOrg("org".into()));
-    }
-    if let Some(org_id) = own.or(asked) {
+    if let Some(org_id) = request.org_within(conn, scope)? {
         conditions.add("d.org_id = ?", [Bind::Number(org_id)]);
     }
     let AuditRows { from, before, actor, action, target, request_id } = &request.audit;

@@ -125,15 +125,7 @@ pub(super) fn conditions(
 ) -> Result<Conditions, Error> {
     let mut conditions = Conditions::default();
     conditions.add("true", []);
-    let asked = request.org.as_ref().map(|org| org.row_id(conn)).transpose()?;
-    let own = match scope {
-        Scope::Platform => None,
-        Scope::Org(org_id) => Some(org_id),
-    };
-    if asked.is_some() && own.is_some() && asked != own {
-        return Err(Error::UnknownOrg("org".into()));
-    }
-    if let Some(org_id) = own.or(asked) {
+    if let Some(org_id) = request.org_within(conn, scope)? {
         conditions.add("d.org_id = ?", [Bind::Number(org_id)]);
     }
     let entries = &request.entries;
@@ -155,7 +147,7 @@ pub(super) fn conditions(
             Error::invalid("after", "must be `org_id/sequence` of an entry, such as org_1/12")
         })?;
         let org_id = OrgName::of_any(org, "after").row_id(conn).ok();
-        let org_id = org_id.filter(|org_id| own.is_none_or(|own| own == *org_id));
+        let org_id = org_id.filter(|org_id| scope == Scope::Platform || scope == Scope::Org(*org_id));
         let org_id =
             org_id.ok_or_else(|| Error::invalid("after", "names an org that does not exist here"))?;
         conditions.add("(d.org_id, d.sequence) > (?, ?)", [Bind::Number(org_id), Bind::Number(sequence)]);

@@ -7,7 +7,6 @@ use diesel::sql_types::{Bool, Nullable, Text, Timestamptz};
 
 use super::params::{ExportRequest, Void};
 use super::query::{Bind, Conditions, Part, bind};
-use crate::auth::PLATFORM;
 use crate::billing::acting_realms;
 use crate::billing::exports::{Definition, Filters, Kind};
 use crate::billing::read::Origin;
@@ -24,7 +23,7 @@ pub(super) fn parts(
     scope: Scope,
 ) -> Result<Vec<Part>, Error> {
     let acting = acting_realms::load(conn)?;
-    let org = org(conn, request, scope)?;
+    let org = request.org_within(conn, scope)?;
     let mut sources = Vec::new();
     for origin in [Origin::Stripe, Origin::Own] {
         let Some(definition) = definition(origin, kind).filter(|_| asks_for(request, origin, &acting)) else {
@@ -121,20 +120,6 @@ fn add_realm(conditions: &mut Conditions, request: &ExportRequest, acting: &Acti
         None if request.every_realm => {}
         mode => conditions.add("d.livemode = ?", [Bind::Bool(mode.unwrap_or(acting.livemode()))]),
     }
-}
-
-/// The only org whose rows are asked for.
-fn org(conn: &mut PgConnection, request: &ExportRequest, scope: Scope) -> Result<Option<i64>, Error> {
-    let asked = request.org.as_ref().map(|org| org.row_id(conn)).transpose()?;
-    let own = match scope {
-        Scope::Platform => None,
-        Scope::Org(org_id) => Some(org_id),
-    };
-    debug_assert!(own != Some(PLATFORM), "the platform has a scope of its own");
-    if asked.is_some() && own.is_some() && asked != own {
-        return Err(Error::UnknownOrg("org".into()));
-    }
-    Ok(own.or(asked))
 }
 
 /// A row's place in the order.

@@ -3,6 +3,7 @@
 mod values;
 
 use chrono::{DateTime, Utc};
+use diesel::pg::PgConnection;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::IntoParams;
@@ -12,10 +13,11 @@ use super::audit::AuditRows;
 use super::battery::Entries;
 use super::usage::UsageRows;
 use super::zone::Zone;
-use crate::auth::Principal;
+use crate::auth::{PLATFORM, Principal};
 use crate::billing::exports::{Filters, Kind};
 use crate::billing::org_name::OrgName;
 use crate::billing::read::Origin;
+use crate::db::Scope;
 use crate::error::Error;
 use crate::invoicing::exports as own;
 pub(super) use values::{boolean, choice, every_realm, given, id, named, parts, period, zone};
@@ -240,6 +242,23 @@ impl ExportRequest {
     pub fn within(self, principal: &Principal) -> Result<Self, Error> {
         let org = self.org.map(|org| org.within(principal)).transpose()?;
         Ok(Self { org, ..self })
+    }
+
+    /// The only org whose rows are asked for; `None`: every org. An org's own scope allows its rows alone.
+    ///
+    /// # Errors
+    /// [`Error::UnknownOrg`] when there is no such org, or it is not the one that the scope allows.
+    pub(super) fn org_within(&self, conn: &mut PgConnection, scope: Scope) -> Result<Option<i64>, Error> {
+        let asked = self.org.as_ref().map(|org| org.row_id(conn)).transpose()?;
+        let own = match scope {
+            Scope::Platform => None,
+            Scope::Org(org_id) => Some(org_id),
+        };
+        debug_assert!(own != Some(PLATFORM), "the platform has a scope of its own");
+        if asked.is_some() && own.is_some() && asked != own {
+            return Err(Error::UnknownOrg("org".into()));
+        }
+        Ok(own.or(asked))
     }
 
     /// The same request, for these entries only.

@@ -226,15 +226,7 @@ pub(super) fn conditions(
         // BillingCurrency must not be empty.
         conditions.add("coalesce(s.currency, m.currency) IS NOT NULL", []);
     }
-    let asked = request.org.as_ref().map(|org| org.row_id(conn)).transpose()?;
-    let own = match scope {
-        Scope::Platform => None,
-        Scope::Org(org_id) => Some(org_id),
-    };
-    if asked.is_some() && own.is_some() && asked != own {
-        return Err(Error::UnknownOrg("org".into()));
-    }
-    if let Some(org_id) = own.or(asked) {
+    if let Some(org_id) = request.org_within(conn, scope)? {
         conditions.add("d.org_id = ?", [Bind::Number(org_id)]);
     }
     if !rows.meters.is_empty() || !rows.dimensions.is_empty() {

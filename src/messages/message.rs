@@ -88,6 +88,23 @@ fn shown((id, org, kind, created_at, data, position): MessageRow) -> (Option<i64
     (position, message)
 }
 
+/// Messages that still have their content, with what a [`MessageRow`] has of them.
+macro_rules! kept_messages {
+    () => {
+        outbox_messages::table
+            .left_join(orgs::table.on(orgs::org_id.eq(outbox_messages::org_id)))
+            .filter(outbox_messages::payload.is_not_null())
+            .select((
+                outbox_messages::message_id,
+                orgs::public_id.nullable(),
+                outbox_messages::type_,
+                outbox_messages::created_at,
+                outbox_messages::payload,
+                outbox_messages::position,
+            ))
+    };
+}
+
 /// At most `limit` messages that come after `after` in the order of the filter, each with its position.
 ///
 /// # Errors
@@ -98,19 +115,7 @@ pub fn list(
     after: Option<&str>,
     limit: i64,
 ) -> Result<Vec<Message>, Error> {
-    let mut query = outbox_messages::table
-        .left_join(orgs::table.on(orgs::org_id.eq(outbox_messages::org_id)))
-        .filter(outbox_messages::payload.is_not_null())
-        .select((
-            outbox_messages::message_id,
-            orgs::public_id.nullable(),
-            outbox_messages::type_,
-            outbox_messages::created_at,
-            outbox_messages::payload,
-            outbox_messages::position,
-        ))
-        .limit(limit)
-        .into_boxed();
+    let mut query = kept_messages!().limit(limit).into_boxed();
     if let Some(org_id) = filter.org_id {
         query = query.filter(outbox_messages::org_id.eq(org_id));
     }
@@ -151,18 +156,7 @@ fn position(conn: &mut PgConnection, org_id: Option<i64>, id: &str) -> Result<i6
 /// # Errors
 /// [`Error::NotFound`] when there is none, or it is older than the retention.
 pub fn find(conn: &mut PgConnection, org_id: Option<i64>, id: &str) -> Result<Message, Error> {
-    let mut query = outbox_messages::table
-        .left_join(orgs::table.on(orgs::org_id.eq(outbox_messages::org_id)))
-        .filter(outbox_messages::message_id.eq(id).and(outbox_messages::payload.is_not_null()))
-        .select((
-            outbox_messages::message_id,
-            orgs::public_id.nullable(),
-            outbox_messages::type_,
-            outbox_messages::created_at,
-            outbox_messages::payload,
-            outbox_messages::position,
-        ))
-        .into_boxed();
+    let mut query = kept_messages!().filter(outbox_messages::message_id.eq(id)).into_boxed();
     if let Some(org_id) = org_id {
         query = query.filter(outbox_messages::org_id.eq(org_id));
     }

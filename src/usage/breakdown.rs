@@ -11,13 +11,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use chrono_tz::Tz;
-use diesel::connection::SimpleConnection;
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{Array, BigInt, Integer, Nullable, Text, Timestamptz};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::grouped::each_row;
 use crate::error::Error;
 use crate::metering::meters::{self, Aggregation, MeterFilter};
 use crate::page;
@@ -241,19 +241,10 @@ pub fn each(
     mut each: impl FnMut(&UsageBreakdown) -> Result<(), Error>,
 ) -> Result<(), Error> {
     let meters = check(conn, query)?;
-    // A slow reader leaves the transaction idle. The writer of the output bounds that, not the server.
-    conn.batch_execute("SET LOCAL idle_in_transaction_session_timeout = 0")?;
-    sql::statement(query, &meters, None, "").execute(conn)?;
-    loop {
-        let rows: Vec<BreakdownRow> =
-            diesel::sql_query("FETCH FORWARD 1000 FROM coulomb_breakdown").load(conn)?;
-        if rows.is_empty() {
-            return Ok(());
-        }
-        for row in rows {
-            each(&broken_down(query, &meters, row)?.1)?;
-        }
-    }
+    let declare = sql::statement(query, &meters, None, "");
+    each_row(conn, ("coulomb_breakdown", declare), |row: BreakdownRow| {
+        each(&broken_down(query, &meters, row)?.1)
+    })
 }
 
 /// Checks a query and finds its meters.

@@ -3,7 +3,7 @@
 //! `docs/exports.md` and the API's description are made from this file.
 
 use super::summaries::TimeUnit;
-use crate::billing::exports::{Column, Type};
+use crate::billing::exports::{Column, Type, column, text};
 
 /// Which columns a row has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,14 +33,6 @@ impl UsageColumns {
             Self::Focus => FOCUS,
         }
     }
-}
-
-const fn column(holds: Type, name: &'static str, sql: &'static str, meaning: &'static str) -> Column {
-    Column { name, holds, meaning, summed: false, sql }
-}
-
-const fn text(name: &'static str, sql: &'static str, meaning: &'static str) -> Column {
-    column(Type::Text, name, sql, meaning)
 }
 
 const fn time(name: &'static str, sql: &'static str, meaning: &'static str) -> Column {

@@ -13,6 +13,7 @@ use diesel::sql_types::{Array, BigInt, Date, Integer, Nullable, Text};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::grouped::each_row;
 use crate::error::Error;
 use crate::metering::meters::Aggregation;
 use crate::page;
@@ -194,6 +195,13 @@ struct MeterRow {
     unit: String,
 }
 
+impl MeterRow {
+    /// Its row id and aggregation.
+    fn kind(&self) -> Option<(i32, Aggregation)> {
+        Some((self.meter_id, Aggregation::parse(&self.aggregation)?))
+    }
+}
+
 /// Rows in the order of time, meter, currency, member, dimensions: at most `limit` after `after`. There is no
 /// row where all usage was taken back.
 ///
@@ -225,18 +233,8 @@ pub fn each(
     mut each: impl FnMut(&UsageSummary) -> Result<(), Error>,
 ) -> Result<(), Error> {
     let meters = meters(conn, query)?;
-    // A slow reader leaves the transaction idle. The writer of the output bounds that, not the server.
-    conn.batch_execute("SET LOCAL idle_in_transaction_session_timeout = 0")?;
-    statement(query, &meters, None, "").execute(conn)?;
-    loop {
-        let rows: Vec<SummaryRow> = diesel::sql_query("FETCH FORWARD 1000 FROM coulomb_usage").load(conn)?;
-        if rows.is_empty() {
-            return Ok(());
-        }
-        for row in rows {
-            each(&usage(query, &meters, row)?.1)?;
-        }
-    }
+    let declare = statement(query, &meters, None, "");
+    each_row(conn, ("coulomb_usage", declare), |row: SummaryRow| each(&usage(query, &meters, row)?.1))
 }
 
 /// Row ids of the meters with these keys (none: of all). Checks that they exist, and have these dimensions.

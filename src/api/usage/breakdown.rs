@@ -3,23 +3,20 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 
-use actix_web::http::header::{CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_TYPE};
 use actix_web::{HttpRequest, HttpResponse};
 use chrono::{DateTime, TimeDelta, Utc};
 use diesel::pg::PgConnection;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
+use super::csv_list;
 use super::reads::Format;
 use crate::api::described::FindErrors;
-use crate::api::exports::download::permit;
 use crate::api::reads::{ReadRequest, accepts_csv};
 use crate::auth::Scope;
 use crate::billing::org_name::OrgName;
-use crate::db;
 use crate::error::Error;
 use crate::export::csv::neutral;
-use crate::export::stream;
 use crate::page::{Page, PageQuery};
 use crate::time::Moment;
 use crate::usage::breakdown::{self, BreakdownGrouping, BreakdownQuery, UsageBreakdown};
@@ -91,7 +88,7 @@ pub(crate) async fn list(mut read: ReadRequest, request: HttpRequest) -> Result<
         checked(conn, &asked, (org.map(|org| org.org_id), zone), (&dimensions, &grouping), now)
     };
     if is_csv {
-        return csv(&read, query).await;
+        return csv_list::answer(&read, "usage-breakdown.csv", query, write_csv).await;
     }
     read.list_keyed(page.of(list)?, move |conn, page| {
         let query = query(conn)?;
@@ -123,42 +120,10 @@ fn checked(
     Ok(query)
 }
 
-/// Answers with the rows as CSV. A wrong query is answered with a problem, before the first row is sent.
-async fn csv(
-    read: &ReadRequest,
-    query: impl Fn(&mut PgConnection) -> Result<BreakdownQuery, Error> + Send + 'static,
-) -> Result<HttpResponse, Error> {
-    let permit = permit(&read.app, &read.principal).await?;
-    let query = read.run(query).await?;
-    let (out, body) = stream::open();
-    let (db, rows, span) = (read.app.db.clone(), read.principal.rows, tracing::Span::current());
-    tokio::task::spawn_blocking(move || {
-        let _entered = span.entered();
-        let _permit = permit;
-        let mut end = out.clone();
-        let written = db.connect_export().and_then(|mut conn| {
-            db::read_snapshot(&mut conn, rows, db.has_roles(), |conn| write_csv(conn, &query, out))
-        });
-        match written {
-            Ok(()) => end.end(),
-            Err(error) => tracing::warn!(%error, "a breakdown of usage broke off"),
-        }
-    });
-    Ok(HttpResponse::Ok()
-        .insert_header((CONTENT_TYPE, "text/csv; charset=utf-8"))
-        .insert_header((CONTENT_DISPOSITION, "attachment; filename=\"usage-breakdown.csv\""))
-        .insert_header((CACHE_CONTROL, "no-store"))
-        .streaming(body))
-}
-
 /// Columns: what rows are grouped by, then the figures. Text that a spreadsheet would take for a formula gets
 /// an apostrophe, as in exports.
 fn write_csv(conn: &mut PgConnection, query: &BreakdownQuery, out: impl Write) -> Result<(), Error> {
-    let failed = |error: csv::Error| Error::Internal(format!("the output failed: {error}"));
-    let mut out = csv::WriterBuilder::new()
-        .terminator(csv::Terminator::CRLF)
-        .buffer_capacity(32 << 10)
-        .from_writer(out);
+    let mut out = csv_list::writer(out);
     let grouping = &query.grouping;
     let mut header: Vec<String> = Vec::new();
     header.extend(grouping.time.map(|time| time.name().to_owned()));
@@ -171,9 +136,9 @@ fn write_csv(conn: &mut PgConnection, query: &BreakdownQuery, out: impl Write) -
     header.extend(grouping.names.iter().map(|name| neutral(&format!("dimension.{name}")).into_owned()));
     let figures = ["quantity", "count", "cost", "currency", "battery_units", "last_used_at"];
     header.extend(figures.map(str::to_owned));
-    out.write_record(&header).map_err(failed)?;
-    breakdown::each(conn, query, |usage| out.write_record(cells(query, usage)).map_err(failed))?;
-    out.flush().map_err(|error| Error::Internal(format!("the output failed: {error}")))
+    out.write_record(&header).map_err(csv_list::failed)?;
+    breakdown::each(conn, query, |usage| out.write_record(cells(query, usage)).map_err(csv_list::failed))?;
+    csv_list::finish(out)
 }
 
 fn cells(query: &BreakdownQuery, usage: &UsageBreakdown) -> Vec<String> {

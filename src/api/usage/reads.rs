@@ -4,24 +4,21 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::sync::Arc;
 
-use actix_web::http::header::{CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_TYPE};
 use actix_web::{HttpRequest, HttpResponse};
 use chrono::{DateTime, Utc};
 use diesel::pg::PgConnection;
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
+use super::csv_list;
 use crate::api::billing::org_query::OrgQuery;
 use crate::api::described::FindErrors;
-use crate::api::exports::download::permit;
 use crate::api::reads::{ReadRequest, accepts_csv};
 use crate::auth::Scope;
 use crate::billing::directory::Directory;
 use crate::billing::org_name::OrgName;
-use crate::db;
 use crate::error::Error;
 use crate::export::csv::neutral;
-use crate::export::stream;
 use crate::metering::levels::list::{self as levels, Level};
 use crate::metering::partitions::month_of;
 use crate::metering::rates::PriceBy;
@@ -94,7 +91,12 @@ pub(crate) async fn daily(mut read: ReadRequest, request: HttpRequest) -> Result
         grouping,
     };
     if csv {
-        return daily_csv(&read, asked).await;
+        let check = move |conn: &mut PgConnection| {
+            let query = asked.query(conn)?;
+            summaries::list(conn, &query, None, 0)?;
+            Ok(query)
+        };
+        return csv_list::answer(&read, "usage.csv", check, write_csv).await;
     }
     let page = page.of(asked.grouping.list())?;
     read.list_keyed(page, move |conn, page| {
@@ -142,44 +144,10 @@ impl Asked {
     }
 }
 
-/// Answers with the rows as CSV. A wrong query is answered with a problem, before the first row is sent.
-async fn daily_csv(read: &ReadRequest, asked: Asked) -> Result<HttpResponse, Error> {
-    let permit = permit(&read.app, &read.principal).await?;
-    let query = read.run(move |conn| {
-        let query = asked.query(conn)?;
-        summaries::list(conn, &query, None, 0)?;
-        Ok(query)
-    });
-    let query = query.await?;
-    let (out, body) = stream::open();
-    let (db, rows, span) = (read.app.db.clone(), read.principal.rows, tracing::Span::current());
-    tokio::task::spawn_blocking(move || {
-        let _entered = span.entered();
-        let _permit = permit;
-        let mut end = out.clone();
-        let written = db.connect_export().and_then(|mut conn| {
-            db::read_snapshot(&mut conn, rows, db.has_roles(), |conn| write_csv(conn, &query, out))
-        });
-        match written {
-            Ok(()) => end.end(),
-            Err(error) => tracing::warn!(%error, "a list of usage broke off"),
-        }
-    });
-    Ok(HttpResponse::Ok()
-        .insert_header((CONTENT_TYPE, "text/csv; charset=utf-8"))
-        .insert_header((CONTENT_DISPOSITION, "attachment; filename=\"usage.csv\""))
-        .insert_header((CACHE_CONTROL, "no-store"))
-        .streaming(body))
-}
-
 /// Columns: `day` or `month`, `meter`, `unit`, `member`, `dimension.…` as grouped by, then the figures. Text
 /// that a spreadsheet would take for a formula gets an apostrophe, as in exports.
 fn write_csv(conn: &mut PgConnection, query: &SummaryQuery, out: impl Write) -> Result<(), Error> {
-    let failed = |error: csv::Error| Error::Internal(format!("the output failed: {error}"));
-    let mut out = csv::WriterBuilder::new()
-        .terminator(csv::Terminator::CRLF)
-        .buffer_capacity(32 << 10)
-        .from_writer(out);
+    let mut out = csv_list::writer(out);
     let mut header: Vec<String> = Vec::new();
     header.extend(query.grouping.time.map(|time| time.name().to_owned()));
     header.extend(["meter".to_owned(), "unit".to_owned()]);
@@ -188,7 +156,7 @@ fn write_csv(conn: &mut PgConnection, query: &SummaryQuery, out: impl Write) -> 
         query.grouping.dimensions.iter().map(|name| neutral(&format!("dimension.{name}")).into_owned()),
     );
     header.extend(["quantity", "count", "cost", "currency", "battery_units"].map(str::to_owned));
-    out.write_record(&header).map_err(failed)?;
+    out.write_record(&header).map_err(csv_list::failed)?;
     summaries::each(conn, query, |usage| {
         let mut cells: Vec<String> = Vec::with_capacity(header.len());
         cells.extend(usage.day.map(|day| day.to_string()));
@@ -205,9 +173,9 @@ fn write_csv(conn: &mut PgConnection, query: &SummaryQuery, out: impl Write) -> 
         );
         cells.extend([usage.quantity.clone(), usage.count.to_string(), usage.cost.clone()]);
         cells.extend([usage.currency.clone().unwrap_or_default(), usage.battery_units.clone()]);
-        out.write_record(&cells).map_err(failed)
+        out.write_record(&cells).map_err(csv_list::failed)
     })?;
-    out.flush().map_err(|error| Error::Internal(format!("the output failed: {error}")))
+    csv_list::finish(out)
 }
 
 /// Lists usage records, newest first: what each meter counted of each usage event, and all corrections.

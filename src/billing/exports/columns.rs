@@ -49,7 +49,8 @@ pub struct Column {
     pub sql: &'static str,
 }
 
-pub(super) const fn column(
+/// A column that is not summed.
+pub(crate) const fn column(
     holds: Type,
     name: &'static str,
     sql: &'static str,
@@ -58,7 +59,8 @@ pub(super) const fn column(
     Column { name, holds, meaning, summed: false, sql }
 }
 
-pub(super) const fn text(name: &'static str, sql: &'static str, meaning: &'static str) -> Column {
+/// A column of texts.
+pub(crate) const fn text(name: &'static str, sql: &'static str, meaning: &'static str) -> Column {
     column(Type::Text, name, sql, meaning)
 }
 

@@ -1,15 +1,14 @@
 //! The SQL of a breakdown.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use diesel::pg::Pg;
 use diesel::query_builder::{BoxedSqlQuery, SqlQuery};
 use diesel::sql_types::{Array, BigInt, Integer, Jsonb, Nullable, Text, Timestamptz};
-use serde_json::Value;
 
 use super::{BreakdownQuery, BreakdownTime, CountedMeter, Position};
 use crate::metering::meters::Aggregation;
+use crate::usage::grouped;
 
 /// The statement for the rows. `end` is its last clause; empty: it declares a cursor over all rows.
 pub(super) fn statement<'a>(
@@ -26,7 +25,7 @@ pub(super) fn statement<'a>(
         .bind::<Array<Integer>, _>(meters.iter().map(|meter| meter.meter_id).collect::<Vec<_>>())
         .bind::<Nullable<Text>, _>(query.member.as_deref())
         .bind::<Nullable<Text>, _>(query.subject.as_deref())
-        .bind::<Jsonb, _>(object(&query.dimensions))
+        .bind::<Jsonb, _>(grouped::object(&query.dimensions))
         .bind::<Array<Text>, _>(&query.grouping.names)
         .bind::<Text, _>(query.zone.name())
         .bind::<Nullable<Array<Nullable<Text>>>, _>(after)
@@ -123,28 +122,20 @@ fn valid(meters: &[CountedMeter]) -> &'static str {
                  AND v.meter_id = r.meter_id AND v.correction = r.correction + 1) END"
 }
 
-/// How the quantity is computed, by meter. Only the expressions that these meters need: sorting takes time.
+/// How the quantity is computed, by meter.
 fn quantity(meters: &[CountedMeter]) -> String {
-    let mut sql = String::from("CASE");
-    for (aggregation, expression) in [
-        (Aggregation::Max, "coalesce(max(quantity) FILTER (WHERE valid), 0)"),
-        (
-            Aggregation::Latest,
-            "coalesce((array_agg(quantity ORDER BY occurred_at DESC, quantity DESC)
-                 FILTER (WHERE valid))[1], 0)",
-        ),
-        (Aggregation::Unique, "count(DISTINCT value) FILTER (WHERE valid)"),
-    ] {
-        let of_kind = meters.iter().filter(|meter| meter.aggregation == aggregation);
-        let ids: Vec<String> = of_kind.map(|meter| meter.meter_id.to_string()).collect();
-        if !ids.is_empty() {
-            let _ = write!(sql, " WHEN meter_id IN ({}) THEN {expression}", ids.join(", "));
-        }
-    }
-    sql.push_str(if sql == "CASE" { " WHEN true THEN sum(quantity) END" } else { " ELSE sum(quantity) END" });
-    sql
-}
-
-fn object(dimensions: &BTreeMap<String, String>) -> Value {
-    dimensions.iter().map(|(name, value)| (name.clone(), Value::from(value.as_str()))).collect()
+    let meters: Vec<(i32, Aggregation)> =
+        meters.iter().map(|meter| (meter.meter_id, meter.aggregation)).collect();
+    grouped::quantity(
+        &meters,
+        &[
+            (Aggregation::Max, "coalesce(max(quantity) FILTER (WHERE valid), 0)"),
+            (
+                Aggregation::Latest,
+                "coalesce((array_agg(quantity ORDER BY occurred_at DESC, quantity DESC)
+                     FILTER (WHERE valid))[1], 0)",
+            ),
+            (Aggregation::Unique, "count(DISTINCT value) FILTER (WHERE valid)"),
+        ],
+    )
 }

@@ -1,15 +1,14 @@
 //! The SQL of a query of daily summaries.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use diesel::pg::Pg;
 use diesel::query_builder::{BoxedSqlQuery, SqlQuery};
 use diesel::sql_types::{Array, BigInt, Bool, Date, Integer, Jsonb, Nullable, Text};
-use serde_json::Value;
 
 use super::{MeterRow, Position, SummaryQuery, TimeUnit};
 use crate::metering::meters::Aggregation;
+use crate::usage::grouped;
 
 /// The statement for the rows. `end` is its last clause; empty: it declares a cursor over all rows. Binds: $1
 /// org, $2 and $3 days, $4 meters, $5 unique meters, $6 member, $7 dimensions, $8 names of the dimensions in
@@ -30,7 +29,7 @@ pub(super) fn statement<'a>(
         .bind::<Array<Integer>, _>(meters.iter().map(|meter| meter.meter_id).collect::<Vec<_>>())
         .bind::<Array<Integer>, _>(with_aggregation(meters, Aggregation::Unique))
         .bind::<Nullable<Text>, _>(query.member.as_deref())
-        .bind::<Jsonb, _>(object(&query.dimensions))
+        .bind::<Jsonb, _>(grouped::object(&query.dimensions))
         .bind::<Array<Text>, _>(&query.grouping.dimensions);
     match after {
         None => statement,
@@ -94,26 +93,21 @@ fn text(query: &SummaryQuery, meters: &[MeterRow], has_position: bool, end: &str
     )
 }
 
-/// How the quantity of several days is computed, by meter. Only the expressions that these meters need:
-/// sorting values costs time.
+/// How the quantity of several days is computed, by meter.
 fn quantity(meters: &[MeterRow]) -> String {
-    let mut sql = String::from("CASE");
-    for (aggregation, expression) in [
-        (Aggregation::Max, "coalesce(max(quantity) FILTER (WHERE count > 0), 0)"),
-        (
-            Aggregation::Latest,
-            "coalesce((array_agg(quantity
-                 ORDER BY latest_at DESC, quantity DESC) FILTER (WHERE latest_at IS NOT NULL))[1], 0)",
-        ),
-        (Aggregation::Unique, "count(DISTINCT value_digest)"),
-    ] {
-        let ids: Vec<String> = with_aggregation(meters, aggregation).iter().map(i32::to_string).collect();
-        if !ids.is_empty() {
-            let _ = write!(sql, " WHEN meter_id IN ({}) THEN {expression}", ids.join(", "));
-        }
-    }
-    sql.push_str(if sql == "CASE" { " WHEN true THEN sum(quantity) END" } else { " ELSE sum(quantity) END" });
-    sql
+    let meters: Vec<(i32, Aggregation)> = meters.iter().filter_map(MeterRow::kind).collect();
+    grouped::quantity(
+        &meters,
+        &[
+            (Aggregation::Max, "coalesce(max(quantity) FILTER (WHERE count > 0), 0)"),
+            (
+                Aggregation::Latest,
+                "coalesce((array_agg(quantity
+                     ORDER BY latest_at DESC, quantity DESC) FILTER (WHERE latest_at IS NOT NULL))[1], 0)",
+            ),
+            (Aggregation::Unique, "count(DISTINCT value_digest)"),
+        ],
+    )
 }
 
 /// The unique values, as further rows beside the days; empty without such meters.
@@ -142,8 +136,4 @@ fn after_position(names: &[String]) -> String {
         let _ = write!(right, ", ${}, ${}", 11 + 2 * n, 12 + 2 * n);
     }
     format!(" AND ({left}) > ({right})")
-}
-
-fn object(dimensions: &BTreeMap<String, String>) -> Value {
-    dimensions.iter().map(|(name, value)| (name.clone(), Value::from(value.as_str()))).collect()
 }
