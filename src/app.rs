@@ -9,6 +9,7 @@ use crate::auth::keyring::Keyring;
 use crate::battery::upkeep::Allowances;
 use crate::billing::directory::Directory;
 use crate::billing::org_plan::AsOf;
+use crate::charging::Charger;
 use crate::config::Config;
 use crate::db::Db;
 use crate::documents::html::Template;
@@ -24,6 +25,7 @@ use crate::shares::{Shares, Turns};
 use crate::stripe::bodies::Bodies;
 use crate::stripe::inbox::InboxWriter;
 use crate::stripe::signature::SigningSecrets;
+use crate::stripe::sync::Sync;
 use crate::threads::Threads;
 use crate::time::Clock;
 use crate::usage::ingest::Ingest;
@@ -76,6 +78,10 @@ pub struct App {
     pub template: Template,
     /// Sends messages.
     pub sender: Sender,
+    /// Reads accounts at Stripe; `None` without a key.
+    pub stripe: Option<Sync>,
+    /// Charges usage through Stripe.
+    pub charger: Charger,
     /// Turns to have a document made into a page.
     pub pages: Turns,
 }
@@ -129,6 +135,8 @@ impl App {
             timeout: Duration::from_secs(u64::from(config.message_timeout_s)),
         };
         let sender = Sender::start(&threads, options, clock.clone());
+        let stripe = Sync::start(&config, &threads);
+        let charger = Charger::new(&config);
         let exports = Shares::new(usize::from(config.exports));
         Self {
             config,
@@ -156,6 +164,8 @@ impl App {
             exports,
             template: Template::default(),
             sender,
+            stripe,
+            charger,
             pages: Turns::new(PAGES),
         }
     }

@@ -123,7 +123,7 @@ pub fn bounded(conn: &mut PgConnection, maker: &str, new: NewKey) -> Result<NewK
 /// Refuses to end a key that may do more than the caller. Anybody may end its own key.
 ///
 /// # Errors
-/// [`Error::NotFound`] when there is no such key; [`Error::Forbidden`].
+/// [`Error::NotFound`] when there is no such key; [`Error::Beyond`].
 pub fn must_be_endable(conn: &mut PgConnection, id: &str, caller: &Principal) -> Result<(), Error> {
     let scopes = api_keys::table.filter(api_keys::key_id.eq(id)).select(api_keys::scopes);
     let scopes: Option<Vec<Option<String>>> = scopes.first(conn).optional()?;
@@ -132,7 +132,7 @@ pub fn must_be_endable(conn: &mut PgConnection, id: &str, caller: &Principal) ->
         return Ok(());
     }
     let scopes: Vec<Scope> = scopes.iter().flatten().filter_map(|name| Scope::parse(name)).collect();
-    Scope::must_be_within(&scopes, &caller.scopes)
+    Scope::must_be_within(&scopes, &caller.scopes, "id")
 }
 
 fn check_new(new: &NewKey, now: DateTime<Utc>) -> Result<(), Error> {

@@ -18,6 +18,7 @@ mod progress;
 mod rebuild;
 mod running;
 mod serve;
+mod stripe;
 mod verify;
 
 use std::io::Write;
@@ -103,9 +104,9 @@ enum Command {
     /// Show an org's battery, and grant it units
     #[command(subcommand)]
     Battery(battery::BatteryCommand),
-    /// Show the Stripe inbox, and retry events
+    /// Read an account at Stripe, charge usage through it, show the inbox, and retry events
     #[command(subcommand)]
-    Stripe(inbox::StripeCommand),
+    Stripe(stripe::StripeCommand),
     /// Print all settings in force, their sources and meanings; secrets are hidden
     Config,
     /// Check database, clock, secrets and backlog, and print what to do
@@ -221,7 +222,7 @@ fn run(command: Command, config: &Config) -> Result<ExitCode, Failure> {
         Command::Plans(command) => plans::run(config, command)?,
         Command::Invoicing(command) => invoicing::run(config, command)?,
         Command::Battery(command) => battery::run(config, command)?,
-        Command::Stripe(command) => inbox::run(config, command)?,
+        Command::Stripe(command) => stripe::run(config, command)?,
         Command::Dump => {
             let mut database = open::Database::open(config)?;
             let mut out = std::io::BufWriter::new(std::io::stdout().lock());

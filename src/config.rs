@@ -124,9 +124,28 @@ settings! {
     /// Signing secrets (`whsec_…`) of the Stripe webhook endpoints, separated by commas. Set the old and the
     /// new one while you rotate a secret.
     stripe_webhook_secret: Vec<SecretString> = "STRIPE_WEBHOOK_SECRET", "";
-    /// Stripe API key (`sk_…` or `rk_…`), to fetch objects that thin events only name. Not used yet: Coulomb
-    /// does not call Stripe, and such events are listed as `needs_fetch`.
+    /// Stripe API key (`sk_…` or `rk_…`). With it the daemon calls Stripe: it brings in the whole account,
+    /// keeps it true, and can charge for usage. Unset: Coulomb sees what Stripe's webhooks tell.
     stripe_secret_key: Option<SecretString> = "STRIPE_SECRET_KEY", "";
+    /// Where Stripe's API is. Another place is for tests.
+    stripe_api_base: String = "COULOMB_STRIPE_API_BASE", "https://api.stripe.com";
+    /// Requests a second to Stripe, for each account. The daemon sends fewer when Stripe asks for it.
+    stripe_requests_per_second: u32 = "COULOMB_STRIPE_REQUESTS_PER_SECOND", "20";
+    /// How often the daemon asks Stripe for events that no webhook told, in seconds: 1 to 3600.
+    stripe_pull_s: u32 = "COULOMB_STRIPE_PULL_S", "300";
+    /// Hour of the day, in UTC, after which the daemon compares its mirrors with Stripe.
+    stripe_compare_hour: u16 = "COULOMB_STRIPE_COMPARE_HOUR", "3";
+    /// Money that Stripe took before this time (RFC 3339) grants no units and sends no messages. It counts
+    /// when the daemon first calls Stripe, and is stored then. Unset: that moment, or the first event in the
+    /// inbox.
+    stripe_effects_since: String = "COULOMB_STRIPE_EFFECTS_SINCE", "";
+    /// Whether what was paid before that time, and is for a period that still runs then, grants its units.
+    stripe_grant_running: bool = "COULOMB_STRIPE_GRANT_RUNNING", "false";
+    /// How often usage that goes to Stripe is planned and sent, in seconds: 1 to 3600.
+    stripe_usage_s: u32 = "COULOMB_STRIPE_USAGE_S", "60";
+    /// How long after the end of a billing period its usage becomes invoice items, in seconds: 0 to 3000.
+    /// Usage that comes later is on the next invoice. Stripe's draft takes items for an hour.
+    stripe_freeze_after_s: u32 = "COULOMB_STRIPE_FREEZE_AFTER_S", "900";
     /// How much a signature's time may differ from now, in seconds.
     stripe_tolerance_s: u32 = "COULOMB_STRIPE_TOLERANCE_S", "300";
     /// The Stripe mode that has effects here, `live` or `test`. Objects of the other mode are mirrored only:

@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 
 use crate::error::Error;
 use crate::stripe::event;
+use crate::stripe::order;
 use crate::stripe::project;
 
 #[derive(QueryableByName)]
@@ -122,9 +123,10 @@ pub fn write(conn: &mut PgConnection, out: &mut dyn Write) -> Result<(), Error> 
     conn.build_transaction().repeatable_read().read_only().run(|conn| {
         for table in project::tables().into_iter().filter(|table| *table != "stripe_objects") {
             let kind = kind_of(table);
+            // When a period was last shown is a time of arrival.
             let sql = format!(
-                "SELECT (to_jsonb(t) || jsonb_build_object('kind', '{kind}'))::text AS line FROM {table} t
-                 ORDER BY {}",
+                "SELECT (to_jsonb(t) - 'shown_at' || jsonb_build_object('kind', '{kind}'))::text AS line
+                 FROM {table} t ORDER BY {}",
                 sort_key(table)
             );
             write_lines(conn, &sql, out)?;
@@ -147,7 +149,8 @@ fn write_lines(conn: &mut PgConnection, sql: &str, out: &mut dyn Write) -> Resul
     Ok(())
 }
 
-/// Writes the winning snapshots as Stripe sent them. Objects of a connected account have its id; objects of
+/// Writes the winning snapshots as Stripe sent them, without fields that say nothing about the state.
+/// Objects of a connected account have its id; objects of
 /// the own account have none.
 fn write_snapshots(conn: &mut PgConnection, out: &mut dyn Write) -> Result<(), Error> {
     let rows = diesel::sql_query(
@@ -163,7 +166,9 @@ fn write_snapshots(conn: &mut PgConnection, out: &mut dyn Write) -> Result<(), E
         line.insert("kind".to_owned(), json!("stripe_object"));
         line.insert("object".to_owned(), json!(row.object));
         line.insert("id".to_owned(), json!(row.object_id));
-        line.insert("snapshot".to_owned(), event["data"]["object"].clone());
+        let mut snapshot = event["data"]["object"].clone();
+        order::leave_out_stateless(&mut snapshot);
+        line.insert("snapshot".to_owned(), snapshot);
         if !row.account.is_empty() {
             line.insert("account".to_owned(), json!(row.account));
         }
@@ -188,6 +193,7 @@ fn kind_of(table: &str) -> &str {
 fn sort_key(table: &str) -> &'static str {
     match table {
         "invoice_lines" => "account, livemode, invoice_id, line_number",
+        "checkout_line_items" => "account, livemode, session_id, line_number",
         "credit_note_lines" => "account, livemode, credit_note_id, line_number",
         "subscription_periods" => "account, livemode, subscription_id, price_id, period_start",
         "subscription_prices" => "account, livemode, subscription_id, price_id",

@@ -11,8 +11,10 @@ pub mod client;
 mod connector;
 
 pub use self::allow::AllowList;
-pub use self::client::{Client, ClientOptions, Reply, SendError};
+pub use self::client::{Client, ClientOptions, Outgoing, Reply, SendError, WholeReply};
 pub use self::connector::{Resolve, SystemResolver};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
 use hyper::Uri;
 use url::{Host, Url};
 
@@ -68,13 +70,30 @@ impl TargetRules {
             Some(Host::Domain(name)) if !name.trim_end_matches('.').is_empty() => None,
             _ => return Err("must name a host".to_owned()),
         };
-        if address.is_some_and(|address| !self.allowed.may_reach(url.host_str().unwrap_or(""), address)) {
+        let is_inside =
+            url.host_str().is_some_and(|name| is_localhost(name) && !self.may_reach_loopback(name));
+        if is_inside
+            || address.is_some_and(|address| !self.allowed.may_reach(url.host_str().unwrap_or(""), address))
+        {
             return Err(
-                "must not be an address of the inside: COULOMB_MESSAGE_ALLOW lists exceptions".to_owned()
+                "must not be localhost or an address of the inside: COULOMB_MESSAGE_ALLOW lists exceptions"
+                    .to_owned(),
             );
         }
         Ok(url)
     }
+
+    fn may_reach_loopback(&self, name: &str) -> bool {
+        [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)]
+            .into_iter()
+            .any(|address| self.allowed.may_reach(name, address))
+    }
+}
+
+/// Names that every machine resolves to itself: RFC 6761, section 6.3.
+fn is_localhost(host: &str) -> bool {
+    let host = host.trim_end_matches('.').to_ascii_lowercase();
+    host == "localhost" || host.ends_with(".localhost")
 }
 
 /// Reads a URL as the URL standard does. In its normal form the HTTP library reads it, too, with the same

@@ -1,13 +1,17 @@
 //! Errors and their answers: every one is `application/problem+json` (RFC 9457) with a stable `code`.
 
+mod database;
+
 use std::borrow::Cow;
 
 use actix_web::http::{StatusCode, header};
 use actix_web::{HttpResponse, HttpResponseBuilder, ResponseError};
-use diesel::result::{DatabaseErrorKind, Error as DieselError};
+use diesel::result::Error as DieselError;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use self::database::{is_about_data, is_transient};
+pub(crate) use self::database::{is_disconnected, is_want_of_room};
 use crate::limits;
 
 const UNKNOWN_ORG: &str = "there is no org here with this id or external id: correct it, or create the org";
@@ -35,6 +39,14 @@ pub enum Error {
     /// The key is valid, but lacks a scope.
     #[error("this API key lacks the scope {0}")]
     Forbidden(&'static str),
+    /// The request is about a key that may do more than the caller's.
+    #[error("{field}: this API key lacks the scope {scope}")]
+    Beyond {
+        /// The place that gives the scope, or names the key that has it.
+        field: Cow<'static, str>,
+        /// The scope that the caller lacks.
+        scope: &'static str,
+    },
     /// There is no such thing, or it is not yours.
     #[error("there is no {0} here with this id")]
     NotFound(&'static str),
@@ -58,6 +70,8 @@ pub enum Error {
         code: &'static str,
         /// A sentence for people.
         detail: String,
+        /// The field, parameter or path segment that names what it conflicts with; `None`: there is none.
+        field: Option<Cow<'static, str>>,
     },
     /// A battery would hold, owe or set aside more than it can keep exactly. Nothing was done.
     #[error(
@@ -152,13 +166,25 @@ impl Error {
     pub fn within(self, place: &str) -> Self {
         match self {
             Self::Invalid { field, rule } => Self::Invalid { field: format!("{place}.{field}").into(), rule },
+            Self::Conflict { code, detail, field: Some(field) } => {
+                Self::Conflict { code, detail, field: Some(format!("{place}.{field}").into()) }
+            }
             error => error,
         }
     }
 
     /// An [`Error::Conflict`] named `code`.
     pub fn conflict(code: &'static str, detail: impl Into<String>) -> Self {
-        Self::Conflict { code, detail: detail.into() }
+        Self::Conflict { code, detail: detail.into(), field: None }
+    }
+
+    /// The same conflict, about `field`.
+    #[must_use]
+    pub fn about(self, field: impl Into<Cow<'static, str>>) -> Self {
+        match self {
+            Self::Conflict { code, detail, .. } => Self::Conflict { code, detail, field: Some(field.into()) },
+            error => error,
+        }
     }
 
     /// The violated constraint's name, when this is a constraint violation.
@@ -224,7 +250,8 @@ impl Error {
     #[must_use]
     pub fn field(&self) -> Option<&str> {
         match self {
-            Self::Invalid { field, .. } | Self::UnknownOrg(field) => Some(field),
+            Self::Invalid { field, .. } | Self::UnknownOrg(field) | Self::Beyond { field, .. } => Some(field),
+            Self::Conflict { field, .. } => field.as_deref(),
             Self::Signature(_) => Some("Stripe-Signature"),
             _ => None,
         }
@@ -238,7 +265,9 @@ impl Error {
                 (StatusCode::BAD_REQUEST, "invalid_signature", "The signature is not valid")
             }
             Self::Unauthorized(_) => (StatusCode::UNAUTHORIZED, "unauthorized", "A valid API key is needed"),
-            Self::Forbidden(_) => (StatusCode::FORBIDDEN, "missing_scope", "The API key may not do this"),
+            Self::Forbidden(_) | Self::Beyond { .. } => {
+                (StatusCode::FORBIDDEN, "missing_scope", "The API key may not do this")
+            }
             Self::NotFound(_) | Self::Nothing(_) | Self::UnknownOrg(_) => {
                 (StatusCode::NOT_FOUND, "not_found", "Not found")
             }
@@ -380,132 +409,9 @@ impl Problem {
     }
 }
 
-/// Lost races, lost connections and full servers: running the same transaction again can help.
-fn is_transient(error: &DieselError) -> bool {
-    match error {
-        DieselError::DatabaseError(DatabaseErrorKind::SerializationFailure, _) => true,
-        DieselError::DatabaseError(DatabaseErrorKind::Unknown, info) => {
-            let message = info.message();
-            [
-                "deadlock detected",
-                "the database system is",
-                "terminating connection",
-                "too many clients",
-                "canceling statement",
-                "No space left on device",
-                "out of memory",
-                "out of shared memory",
-            ]
-            .iter()
-            .any(|part| message.contains(part))
-                || is_disconnected(error)
-        }
-        _ => is_disconnected(error),
-    }
-}
-
-/// The disk is full, or a quota on it is used up (`errcode_for_file_access` in elog.c).
-pub(crate) fn is_want_of_room(error: &DieselError) -> bool {
-    matches!(error, DieselError::DatabaseError(_, info)
-        if ["No space left on device", "Disk quota exceeded"]
-            .iter()
-            .any(|part| info.message().contains(part)))
-}
-
-/// libpq reports a lost connection in words only; these are its own and the server's (fe-misc.c, postgres.c).
-pub(crate) fn is_disconnected(error: &DieselError) -> bool {
-    match error {
-        // Read-only: the server has become a standby. The next connection may reach its successor.
-        DieselError::DatabaseError(
-            DatabaseErrorKind::ClosedConnection | DatabaseErrorKind::ReadOnlyTransaction,
-            _,
-        )
-        | DieselError::BrokenTransactionManager => true,
-        DieselError::DatabaseError(
-            DatabaseErrorKind::Unknown | DatabaseErrorKind::UnableToSendCommand,
-            info,
-        ) => {
-            let message = info.message();
-            [
-                "server closed the connection",
-                "connection to server",
-                "no connection to the server",
-                "could not receive data",
-                "could not send data",
-                "terminating connection",
-                "SSL connection",
-            ]
-            .iter()
-            .any(|part| message.contains(part))
-        }
-        _ => false,
-    }
-}
-
-/// diesel gives no SQLSTATE, so the texts decide: those of class 22, and those about values that are too long
-/// for an index or a page.
-fn is_about_data(error: &DieselError) -> bool {
-    match error {
-        DieselError::DatabaseError(
-            DatabaseErrorKind::CheckViolation | DatabaseErrorKind::NotNullViolation,
-            _,
-        ) => true,
-        DieselError::DatabaseError(DatabaseErrorKind::Unknown, info) => {
-            let message = info.message();
-            [
-                "out of range",
-                "overflow",
-                "invalid byte sequence",
-                "invalid input syntax",
-                "Unicode escape",
-                "in external",
-                "index row ",
-                "row is too big",
-                "value too long",
-            ]
-            .iter()
-            .any(|part| message.contains(part))
-        }
-        _ => false,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// Messages as PostgreSQL 15 and libpq write them.
-    #[test]
-    fn the_texts_tell_whose_fault_an_error_is() {
-        let transient = [
-            "deadlock detected",
-            "terminating connection due to administrator command",
-            "could not extend file \"base/16384/17214.1\": No space left on device",
-            "out of shared memory",
-        ];
-        let about_data = [
-            "integer out of range",
-            "value overflows numeric format",
-            "invalid byte sequence for encoding \"UTF8\": 0x00",
-            "unsupported Unicode escape sequence",
-            "invalid input syntax for type json",
-            "index row size 2808 exceeds btree version 4 maximum 2704 for index \"usage_uniques_pkey\"",
-        ];
-        let neither = [
-            "permission denied for table usage_keys",
-            "relation \"usage_keys\" does not exist",
-            "invalid page in block 7 of relation base/16384/17214",
-            "temporary file size exceeds temp_file_limit (1024kB)",
-        ];
-        let judged = |message: &str| {
-            let info = Box::new(message.to_owned());
-            let error = Error::Database(DieselError::DatabaseError(DatabaseErrorKind::Unknown, info));
-            (error.is_transient(), error.is_about_data())
-        };
-        transient.iter().for_each(|message| assert_eq!(judged(message), (true, false), "{message}"));
-        about_data.iter().for_each(|message| assert_eq!(judged(message), (false, true), "{message}"));
-        neither.iter().for_each(|message| assert_eq!(judged(message), (false, false), "{message}"));
-    }
 
     #[test]
     fn a_database_fault_is_not_told_to_the_caller() {

@@ -18,6 +18,7 @@ pub(crate) mod numbers;
 mod paid;
 pub mod payment_accounts;
 pub mod payments;
+pub mod period_usage;
 pub mod plan_change;
 pub mod profiles;
 pub mod reads;

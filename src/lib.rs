@@ -10,6 +10,7 @@ pub mod auth;
 pub(crate) mod backoff;
 pub mod battery;
 pub mod billing;
+pub mod charging;
 pub mod cli;
 pub mod closing;
 pub mod config;

@@ -4,7 +4,8 @@
 //!   under one version.
 //! - An event: `event.rs` reads it, `data.rs` reads its fields, `resolve.rs` makes of it what will be
 //!   written (`usage.rs`), by `series.rs`, `rating.rs`, `periods.rs`, `unpriced.rs` and `digest.rs`.
-//! - The writing: `posting.rs`, with `counters.rs`, `levels.rs` and `partitions.rs`.
+//! - The writing: `posting.rs`, with `counters.rs` (`rolling.rs`: of rolling windows), `levels.rs` and
+//!   `partitions.rs`.
 //!
 //! `usage` and `quota` stand above it.
 
@@ -22,7 +23,9 @@ pub mod posting;
 pub mod rates;
 pub mod rating;
 pub mod resolve;
+pub mod rolling;
 pub mod series;
 pub mod slots;
 pub mod unpriced;
 pub mod usage;
+pub mod windows;

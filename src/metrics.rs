@@ -37,12 +37,20 @@ const PROJECTION_OUTCOMES: [&str; 5] = ["applied", "superseded", "without_object
 const ATTEMPT_OUTCOMES: [&str; 3] = ["delivered", "refused", "unanswered"];
 const USAGE_OUTCOMES: [&str; 4] = ["accepted", "duplicate", "conflict", "rejected"];
 
+const CHARGE_STATES: [&str; 4] = ["waiting", "planned", "sent", "failed"];
+
 type Seconds = Gauge<f64, AtomicU64>;
 
 /// Label of a counter by outcome.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct OutcomeLabel {
     outcome: &'static str,
+}
+
+/// Label of a gauge by state.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct StateLabel {
+    state: &'static str,
 }
 
 /// Every metric of the process.
@@ -65,6 +73,7 @@ pub struct Metrics {
     /// Age in seconds of the oldest Stripe event that is not yet projected.
     pub inbox_oldest_s: Gauge,
     pub inbox_quarantined: Gauge,
+    pub stripe: StripeGauges,
     /// Stripe payments whose effect on a battery waits for an org, a price or a pack.
     pub effects_waiting: Gauge,
     /// Reservations of the last 35 days that lapsed and that nobody has settled.
@@ -75,6 +84,10 @@ pub struct Metrics {
     pub messages_waiting: Gauge,
     /// Age in seconds of the oldest of them.
     pub messages_oldest_s: Gauge,
+    /// Charges through Stripe that are not confirmed, by state.
+    charges: Family<StateLabel, Gauge>,
+    /// Age in seconds of the oldest charge that is planned and not sent.
+    pub charges_oldest_s: Gauge,
     /// API connections in use.
     pub pool_in_use: Gauge,
     /// 1 while the database answers.
@@ -105,11 +118,14 @@ impl Default for Metrics {
             inbox_pending: Gauge::default(),
             inbox_oldest_s: Gauge::default(),
             inbox_quarantined: Gauge::default(),
+            stripe: StripeGauges::default(),
             effects_waiting: Gauge::default(),
             reservations_lapsed: Gauge::default(),
             usage_unpriced: Gauge::default(),
             messages_waiting: Gauge::default(),
             messages_oldest_s: Gauge::default(),
+            charges: Family::default(),
+            charges_oldest_s: Gauge::default(),
             pool_in_use: Gauge::default(),
             database_up: Gauge::default(),
             database_writable: Gauge::default(),
@@ -124,8 +140,20 @@ impl Default for Metrics {
         ] {
             outcomes.iter().for_each(|outcome| drop(family.get_or_create(&OutcomeLabel { outcome })));
         }
+        CHARGE_STATES.iter().for_each(|state| metrics.set_charges(state, 0));
         metrics.register_all()
     }
+}
+
+/// What the daemon reads at Stripe.
+#[derive(Debug, Default)]
+pub struct StripeGauges {
+    pub failing: Gauge,
+    pub pulled_s: Gauge,
+    pub wanted: Gauge,
+    pub run_objects: Gauge,
+    pub run_steps_left: Gauge,
+    pub drift: Gauge,
 }
 
 impl Metrics {
@@ -199,6 +227,30 @@ impl Metrics {
             "Usage events for which their meter has no matching rate: they cost nothing until priced",
             self.usage_unpriced.clone(),
         );
+        let s = &self.stripe;
+        r.register("stripe_accounts_failing", "Stripe accounts whose calls fail", s.failing.clone());
+        r.register_with_unit(
+            "stripe_pulled",
+            "Time since Stripe was last asked for events, of the account that waits longest",
+            Unit::Seconds,
+            s.pulled_s.clone(),
+        );
+        r.register("stripe_wanted", "Stripe objects to read one by one", s.wanted.clone());
+        r.register(
+            "stripe_run_objects",
+            "Objects and events that running backfills and comparisons have read",
+            s.run_objects.clone(),
+        );
+        r.register(
+            "stripe_run_steps_left",
+            "Steps of running backfills and comparisons that are not done",
+            s.run_steps_left.clone(),
+        );
+        r.register(
+            "stripe_drift_found",
+            "Differences between mirrors and Stripe that were found so far",
+            s.drift.clone(),
+        );
         r.register(
             "message_deliveries_waiting",
             "Messages that wait to be assigned, and deliveries that wait to be sent",
@@ -209,6 +261,18 @@ impl Metrics {
             "Age of the oldest message that an enabled endpoint has not got",
             Unit::Seconds,
             self.messages_oldest_s.clone(),
+        );
+        r.register(
+            "stripe_charges",
+            "Charges of usage through Stripe that are not confirmed, by state: waiting, planned, sent, \
+                failed",
+            self.charges.clone(),
+        );
+        r.register_with_unit(
+            "stripe_charge_oldest",
+            "Age of the oldest charge that is planned and not sent",
+            Unit::Seconds,
+            self.charges_oldest_s.clone(),
         );
         r.register("pool_connections_in_use", "API database connections in use", self.pool_in_use.clone());
         r.register(
@@ -287,6 +351,11 @@ impl Metrics {
         for (outcome, count) in ATTEMPT_OUTCOMES.into_iter().zip(counts).filter(|(_, count)| *count > 0) {
             self.attempts.get_or_create(&OutcomeLabel { outcome }).inc_by(count);
         }
+    }
+
+    /// Sets how many charges through Stripe are in a state.
+    pub fn set_charges(&self, state: &'static str, charges: i64) {
+        self.charges.get_or_create(&StateLabel { state }).set(charges);
     }
 
     /// Sets the metrics of the daemon's threads.

@@ -42,7 +42,9 @@ pub fn changes(conn: &mut PgConnection, definitions: &[PlanDefinition]) -> Resul
 fn of_plan(id: &str, error: Error) -> Error {
     match error {
         Error::Invalid { field, rule } => Error::invalid(format!("plan {id}: {field}"), rule),
-        Error::Conflict { code, detail } => Error::conflict(code, format!("plan {id}: {detail}")),
+        Error::Conflict { code, detail, field } => {
+            Error::Conflict { code, detail: format!("plan {id}: {detail}"), field }
+        }
         other => other,
     }
 }

@@ -302,6 +302,25 @@ diesel::table! {
 }
 
 diesel::table! {
+    checkout_line_items (account, livemode, session_id, line_number) {
+        account -> Text,
+        livemode -> Bool,
+        session_id -> Text,
+        line_number -> Int4,
+        id -> Nullable<Text>,
+        price_id -> Nullable<Text>,
+        product_id -> Nullable<Text>,
+        quantity -> Nullable<Int8>,
+        amount_subtotal -> Nullable<Int8>,
+        amount_discount -> Nullable<Int8>,
+        amount_tax -> Nullable<Int8>,
+        amount_total -> Nullable<Int8>,
+        currency -> Nullable<Text>,
+        description -> Nullable<Text>,
+    }
+}
+
+diesel::table! {
     checkout_sessions (account, livemode, id) {
         account -> Text,
         livemode -> Bool,
@@ -324,6 +343,7 @@ diesel::table! {
         expires_at -> Nullable<Timestamptz>,
         created -> Nullable<Timestamptz>,
         metadata -> Jsonb,
+        line_items_complete -> Bool,
     }
 }
 
@@ -1367,6 +1387,27 @@ diesel::table! {
 }
 
 diesel::table! {
+    stripe_accounts (account, livemode) {
+        account -> Text,
+        livemode -> Bool,
+        stripe_id -> Nullable<Text>,
+        effects_since -> Timestamptz,
+        grant_running -> Bool,
+        first_called_at -> Timestamptz,
+        pulled_until -> Nullable<Int8>,
+        pulled_at -> Nullable<Timestamptz>,
+        compared_on -> Nullable<Date>,
+        failing_since -> Nullable<Timestamptz>,
+        last_error -> Nullable<Text>,
+        forbidden -> Array<Nullable<Text>>,
+        holder -> Nullable<Text>,
+        holder_pid -> Nullable<Int4>,
+        holder_started -> Nullable<Int8>,
+        held_until -> Nullable<Timestamptz>,
+    }
+}
+
+diesel::table! {
     stripe_arrivals (arrival_id) {
         arrival_id -> Int8,
         deliveries -> Int4,
@@ -1376,6 +1417,61 @@ diesel::table! {
         bodies -> Array<Nullable<Bytea>>,
         attempts -> Int2,
         next_attempt_at -> Nullable<Timestamptz>,
+        last_error -> Nullable<Text>,
+    }
+}
+
+diesel::table! {
+    stripe_charges (org_id, charge_id) {
+        org_id -> Int8,
+        charge_id -> Text,
+        meter_id -> Int4,
+        way -> Text,
+        account -> Text,
+        livemode -> Bool,
+        stripe_meter_id -> Text,
+        customer_id -> Nullable<Text>,
+        period_start -> Timestamptz,
+        period_end -> Timestamptz,
+        rate_card_id -> Int4,
+        rate_place -> Int4,
+        currency -> Text,
+        part -> Int4,
+        quantity -> Numeric,
+        moved -> Numeric,
+        carried -> Numeric,
+        delivered -> Numeric,
+        sending -> Nullable<Numeric>,
+        sequence -> Int4,
+        cost -> Nullable<Numeric>,
+        amount -> Nullable<Int8>,
+        invoice_id -> Nullable<Text>,
+        item_id -> Nullable<Text>,
+        identifier -> Nullable<Text>,
+        state -> Text,
+        reason -> Nullable<Text>,
+        detail -> Nullable<Text>,
+        planned_at -> Timestamptz,
+        tried_at -> Nullable<Timestamptz>,
+        sent_at -> Nullable<Timestamptz>,
+        confirmed_at -> Nullable<Timestamptz>,
+        attempts -> Int2,
+        next_attempt_at -> Timestamptz,
+        discarded -> Numeric,
+        sent_values -> Jsonb,
+    }
+}
+
+diesel::table! {
+    stripe_charging (account, livemode) {
+        account -> Text,
+        livemode -> Bool,
+        holder -> Nullable<Text>,
+        holder_pid -> Nullable<Int4>,
+        holder_started -> Nullable<Int8>,
+        held_until -> Nullable<Timestamptz>,
+        compared_on -> Nullable<Date>,
+        failing_since -> Nullable<Timestamptz>,
         last_error -> Nullable<Text>,
     }
 }
@@ -1398,6 +1494,40 @@ diesel::table! {
 }
 
 diesel::table! {
+    stripe_drift (drift_id) {
+        drift_id -> Int8,
+        account -> Text,
+        livemode -> Bool,
+        kind -> Text,
+        object -> Text,
+        object_id -> Text,
+        fields -> Array<Nullable<Text>>,
+        ours -> Nullable<Text>,
+        theirs -> Nullable<Text>,
+        detail -> Text,
+        inbox_id -> Nullable<Int8>,
+        run_id -> Nullable<Int8>,
+        found_at -> Timestamptz,
+    }
+}
+
+diesel::table! {
+    stripe_freezes (account, livemode, object, object_id) {
+        account -> Text,
+        livemode -> Bool,
+        object -> Text,
+        object_id -> Text,
+        org_id -> Nullable<Int8>,
+        invoice_id -> Nullable<Text>,
+        state -> Text,
+        reason -> Nullable<Text>,
+        frozen_at -> Nullable<Timestamptz>,
+        attempts -> Int2,
+        next_attempt_at -> Timestamptz,
+    }
+}
+
+diesel::table! {
     stripe_inbox (inbox_id) {
         inbox_id -> Int8,
         account -> Text,
@@ -1414,6 +1544,8 @@ diesel::table! {
         user_agent -> Nullable<Text>,
         received_at -> Timestamptz,
         body -> Bytea,
+        origin -> Text,
+        body_of -> Nullable<Int8>,
     }
 }
 
@@ -1445,6 +1577,36 @@ diesel::table! {
 }
 
 diesel::table! {
+    stripe_meter_reports (account, livemode, event_id) {
+        account -> Text,
+        livemode -> Bool,
+        event_id -> Text,
+        attempts -> Int2,
+        next_attempt_at -> Timestamptz,
+        errors -> Nullable<Int4>,
+        failed -> Nullable<Int4>,
+        done_at -> Nullable<Timestamptz>,
+    }
+}
+
+diesel::table! {
+    stripe_meters (meter_id) {
+        meter_id -> Int4,
+        way -> Text,
+        account -> Text,
+        stripe_meter_id -> Nullable<Text>,
+        event_name -> Nullable<Text>,
+        time_window -> Nullable<Text>,
+        value_key -> Nullable<Text>,
+        customer_key -> Nullable<Text>,
+        since -> Timestamptz,
+        set_by -> Text,
+        set_at -> Timestamptz,
+        scanned_until -> Nullable<Timestamptz>,
+    }
+}
+
+diesel::table! {
     stripe_objects (account, livemode, object, object_id) {
         account -> Text,
         livemode -> Bool,
@@ -1459,11 +1621,60 @@ diesel::table! {
 }
 
 diesel::table! {
+    stripe_sync_runs (run_id) {
+        run_id -> Int8,
+        account -> Text,
+        livemode -> Bool,
+        kind -> Text,
+        state -> Text,
+        requested_by -> Text,
+        requested_at -> Timestamptz,
+        began_at -> Nullable<Timestamptz>,
+        stripe_began -> Nullable<Int8>,
+        ended_at -> Nullable<Timestamptz>,
+        error -> Nullable<Text>,
+    }
+}
+
+diesel::table! {
+    stripe_sync_steps (run_id, step) {
+        run_id -> Int8,
+        step -> Int4,
+        object -> Text,
+        what -> Text,
+        cursor -> Jsonb,
+        state -> Text,
+        found -> Int8,
+        same -> Int8,
+        new -> Int8,
+        changed -> Int8,
+        requests -> Int8,
+    }
+}
+
+diesel::table! {
     stripe_trust (one) {
         one -> Bool,
         livemode -> Bool,
         accounts -> Array<Nullable<Text>>,
         since -> Timestamptz,
+    }
+}
+
+diesel::table! {
+    stripe_wanted (account, livemode, object, object_id) {
+        account -> Text,
+        livemode -> Bool,
+        object -> Text,
+        object_id -> Text,
+        reason -> Text,
+        path -> Nullable<Text>,
+        wanted_at -> Timestamptz,
+        next_attempt_at -> Timestamptz,
+        attempts -> Int2,
+        last_error -> Nullable<Text>,
+        done_at -> Nullable<Timestamptz>,
+        observed -> Nullable<Int8>,
     }
 }
 
@@ -1508,6 +1719,8 @@ diesel::table! {
         item_number -> Int4,
         first_seen -> Timestamptz,
         last_seen -> Timestamptz,
+        estimated -> Bool,
+        shown_at -> Timestamptz,
     }
 }
 
@@ -1518,6 +1731,7 @@ diesel::table! {
         subscription_id -> Text,
         price_id -> Text,
         since -> Timestamptz,
+        estimated -> Bool,
     }
 }
 
@@ -1703,6 +1917,7 @@ diesel::allow_tables_to_appear_in_same_query!(
     billing_profiles,
     catalog,
     charges,
+    checkout_line_items,
     checkout_sessions,
     coupons,
     credit_note_lines,
@@ -1768,14 +1983,24 @@ diesel::allow_tables_to_appear_in_same_query!(
     rating_counters,
     refunds,
     sellers,
+    stripe_accounts,
     stripe_arrivals,
+    stripe_charges,
+    stripe_charging,
     stripe_customer_links,
+    stripe_drift,
+    stripe_freezes,
     stripe_inbox,
     stripe_inbox_erased,
     stripe_inbox_queue,
     stripe_inbox_redeliveries,
+    stripe_meter_reports,
+    stripe_meters,
     stripe_objects,
+    stripe_sync_runs,
+    stripe_sync_steps,
     stripe_trust,
+    stripe_wanted,
     subscription_items,
     subscription_moves,
     subscription_periods,

@@ -163,6 +163,22 @@ const WORKERS: &[Worker] = &[
         last_turn: Some(tasks::finish_messages),
     },
     Worker {
+        name: "stripe-sync",
+        threads: |app| u16::from(app.stripe.is_some()),
+        interval: Duration::from_secs(1),
+        woken_by_inbox: false,
+        turn: tasks::read_stripe,
+        last_turn: Some(tasks::release_stripe),
+    },
+    Worker {
+        name: "stripe-charger",
+        threads: |app| u16::from(app.stripe.is_some()),
+        interval: Duration::from_secs(1),
+        woken_by_inbox: false,
+        turn: tasks::charge_usage,
+        last_turn: Some(tasks::release_charging),
+    },
+    Worker {
         name: "message-cleaner",
         threads: |_| 1,
         interval: Duration::from_secs(600),

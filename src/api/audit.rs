@@ -4,7 +4,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use crate::api::described::FindErrors;
+use crate::api::described::{ExportFile, FindErrors};
 use crate::api::exports::download::{respond, respond_totals};
 use crate::api::params;
 use crate::api::reads::ReadRequest;
@@ -81,19 +81,7 @@ pub(crate) async fn list(mut read: ReadRequest) -> Result<HttpResponse, Error> {
 #[utoipa::path(
     get, path = "/v1/audit/export", tag = "exports", params(AuditParams),
     security(("key" = ["billing:read"])),
-    responses(
-        (status = 200, description = "The rows", headers(
-            ("Coulomb-Control-Totals" = String,
-            description = "As `/v1/audit/export/totals` answers, of the rows in this file"),
-            ("Content-Disposition" = String, description = "A file name")
-        ), content(
-            (String = "text/csv"),
-            (String = "application/x-ndjson"),
-            (String = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"),
-            (String = "application/vnd.apache.parquet"),
-        )),
-        FindErrors
-    )
+    responses(ExportFile, FindErrors)
 )]
 pub(crate) async fn export(
     app: web::Data<App>,

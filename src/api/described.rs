@@ -1,6 +1,10 @@
 //! Parts of the description that many routes have in common: error answers, and the header of commands.
 
-use utoipa::{IntoParams, IntoResponses};
+use std::collections::BTreeMap;
+
+use utoipa::openapi::header::HeaderBuilder;
+use utoipa::openapi::{ContentBuilder, RefOr, Response, ResponseBuilder};
+use utoipa::{IntoParams, IntoResponses, PartialSchema};
 
 use crate::error::Problem;
 
@@ -19,6 +23,32 @@ pub struct IdempotencyKey {
     )]
     #[allow(dead_code, reason = "describes a header")]
     idempotency_key: Option<String>,
+}
+
+/// The file of an export, in one of its formats.
+pub struct ExportFile;
+
+impl IntoResponses for ExportFile {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        let header = |meaning: &str| {
+            HeaderBuilder::new().schema(Some(String::schema())).description(Some(meaning)).build()
+        };
+        let totals = "As the route of the same name with `/totals` answers, of the rows in this file; \
+            with very many groups only `of` and `rows`";
+        let formats = [
+            "text/csv",
+            "application/x-ndjson",
+            "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
+            "application/vnd.apache.parquet",
+        ];
+        let file = ResponseBuilder::new()
+            .description("The rows")
+            .header("Coulomb-Control-Totals", header(totals))
+            .header("Content-Disposition", header("A file name"));
+        let content = || ContentBuilder::new().schema(Some(String::schema())).build();
+        let file = formats.into_iter().fold(file, |file, format| file.content(format, content()));
+        BTreeMap::from([("200".to_owned(), file.build().into())])
+    }
 }
 
 macro_rules! errors {

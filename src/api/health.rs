@@ -8,9 +8,11 @@ use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Bool, Nullable};
 
 use crate::app::App;
+use crate::charging::charges;
 use crate::db;
 use crate::error::{Error, Problem};
 use crate::messages::state;
+use crate::stripe::sync;
 use crate::time::ClockState;
 
 /// How long a probe waits for the database.
@@ -74,6 +76,8 @@ pub(crate) async fn metrics(app: web::Data<App>, request: HttpRequest) -> HttpRe
         m.usage_unpriced.set(backlog.unpriced);
         m.inbox_oldest_s.set(backlog.oldest_s.unwrap_or(0));
         set_messages(&app).await;
+        set_stripe(&app).await;
+        set_charges(&app).await;
     }
     m.pool_in_use.set(i64::from(app.db.load().0));
     m.set_threads(&app.threads.states());
@@ -86,6 +90,23 @@ pub(crate) async fn metrics(app: web::Data<App>, request: HttpRequest) -> HttpRe
     HttpResponse::Ok().content_type(content_type).body(text)
 }
 
+/// Sets the metrics of charges through Stripe. If they cannot be read in time, they stay as they are.
+async fn set_charges(app: &web::Data<App>) {
+    let now = app.clock.now();
+    let asked = app.db.probe(move |conn| Ok(charges::counts(conn, now)?));
+    if let Ok(Ok(counts)) = tokio::time::timeout(PATIENCE, asked).await {
+        for (state, number) in [
+            ("waiting", counts.waiting),
+            ("planned", counts.planned),
+            ("sent", counts.sent),
+            ("failed", counts.failed),
+        ] {
+            app.metrics.set_charges(state, number);
+        }
+        app.metrics.charges_oldest_s.set(counts.oldest_s);
+    }
+}
+
 /// Sets the metrics of messages. If they cannot be read in time, they stay as they are.
 async fn set_messages(app: &web::Data<App>) {
     let now = app.clock.now();
@@ -93,6 +114,24 @@ async fn set_messages(app: &web::Data<App>) {
     if let Ok(Ok(backlog)) = tokio::time::timeout(PATIENCE, asked).await {
         app.metrics.messages_waiting.set(backlog.waiting);
         app.metrics.messages_oldest_s.set(backlog.oldest_s);
+    }
+}
+
+/// Sets the metrics of what is read at Stripe. If they cannot be read in time, they stay as they are.
+async fn set_stripe(app: &web::Data<App>) {
+    if app.stripe.is_none() {
+        return;
+    }
+    let now = app.clock.now();
+    let asked = app.db.probe(move |conn| Ok(sync::backlog(conn, now)?));
+    if let Ok(Ok(backlog)) = tokio::time::timeout(PATIENCE, asked).await {
+        let gauges = &app.metrics.stripe;
+        gauges.failing.set(backlog.failing);
+        gauges.pulled_s.set(backlog.pulled_s);
+        gauges.wanted.set(backlog.wanted);
+        gauges.run_objects.set(backlog.run_objects);
+        gauges.run_steps_left.set(backlog.run_steps_left);
+        gauges.drift.set(backlog.drift);
     }
 }
 

@@ -59,7 +59,7 @@ impl KeyBody {
         }
         let scopes = self.scopes.iter().map(|name| name.parse()).collect::<Result<Vec<Scope>, _>>();
         let scopes = scopes.map_err(|error| Error::invalid(format!("{at}scopes"), error))?;
-        Scope::must_be_within(&scopes, &principal.scopes)?;
+        Scope::must_be_within(&scopes, &principal.scopes, &format!("{at}scopes"))?;
         let (expires_at, requests_per_minute) = (self.expires_at.map(|at| at.0), self.requests_per_minute);
         let new = NewKey { org_id: PLATFORM, name: self.name, scopes, expires_at, requests_per_minute };
         Ok((new, OrgName::of(principal, self.org, format!("{at}org"))?))

@@ -50,10 +50,12 @@ impl QueryNames {
 
 /// The one parameter whose name has a free part, `dimension.<name>`, and the paths that take it.
 const OPEN_NAME: &str = "dimension.";
-const PATHS_WITH_OPEN_NAME: [&str; 5] = [
+const PATHS_WITH_OPEN_NAME: [&str; 7] = [
     "/v1/usage/daily",
     "/v1/usage/records",
     "/v1/usage/breakdown",
+    "/v1/usage/breakdown/export",
+    "/v1/usage/breakdown/export/totals",
     "/v1/usage/export",
     "/v1/usage/export/totals",
 ];

@@ -38,6 +38,22 @@ endpoints! {
     stripe::inbox::retry_all,
     stripe::inbox::show,
     stripe::inbox::retry,
+    stripe::sync::state,
+    stripe::sync::begin,
+    stripe::sync::show,
+    stripe::sync::drift,
+
+    // Usage through Stripe
+    stripe::meters::list,
+    stripe::meters::set,
+    stripe::meters::remove,
+    stripe::meters::dry_run,
+    stripe::charges::list,
+    stripe::charges::export,
+    stripe::charges::totals,
+    stripe::charges::retry_all,
+    stripe::charges::retry,
+    stripe::charges::preview,
 
     // API keys
     keys::list,
@@ -168,6 +184,10 @@ endpoints! {
     exports::invoices::totals,
     exports::usage::export,
     exports::usage::totals,
+    exports::drift::export,
+    exports::drift::totals,
+    exports::breakdown::export,
+    exports::breakdown::totals,
 
     // Closed months, and journals
     closings::list,

@@ -35,6 +35,7 @@ const STORED: &[(&str, &str)] = &[
     ("/v1/orgs/{id}/subscription/change", SUBSCRIPTION),
     ("/v1/orgs/{id}/subscription/import", SUBSCRIPTION),
     ("/v1/orgs/{id}/stripe_customers/{customer_id}", LINK),
+    ("/v1/stripe/meters/{meter}", STRIPE_METER),
     ("/v1/plans/{id}", PLAN),
     ("/v1/plans/{id}/quotas", PLAN),
     ("/v1/quotas", QUOTA),
@@ -91,6 +92,8 @@ const EXEMPTION: &str = "SELECT to_jsonb(q) AS state FROM quota_exemptions q WHE
 const METER: &str = "SELECT to_jsonb(m) || jsonb_build_object('version', (
         SELECT to_jsonb(v) FROM meter_versions v WHERE v.meter_id = m.meter_id ORDER BY v.version DESC LIMIT 1
     )) AS state FROM meters m WHERE m.key = $1 AND $2 = $2";
+const STRIPE_METER: &str = "SELECT to_jsonb(w) - 'scanned_until' AS state
+    FROM stripe_meters w JOIN meters m USING (meter_id) WHERE m.key = $1 AND $2 = $2";
 const RATE_CARD: &str = "SELECT to_jsonb(c) AS state FROM rate_cards c JOIN meters m USING (meter_id)
     WHERE m.key = $1 AND $2 = $2 ORDER BY c.rate_card_id DESC LIMIT 1";
 const PAYMENT_ACCOUNT: &str = "SELECT to_jsonb(t) AS state FROM payment_accounts t

@@ -49,7 +49,8 @@ pub fn import(
             format!(
                 "the key that begins with `{hint}` was imported before: revoke that one, or leave it out"
             ),
-        ));
+        )
+        .about("sha256"));
     }
     diesel::insert_into(api_keys::table)
         .values((

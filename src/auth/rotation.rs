@@ -29,7 +29,7 @@ type Stored = (i64, String, Vec<Option<String>>, Option<DateTime<Utc>>, Option<D
 ///
 /// # Errors
 /// [`Error::NotFound`] when there is no such key; [`Error::Conflict`] when it works no more, or when it has
-/// been rotated; [`Error::Forbidden`] when it may do more than the caller.
+/// been rotated; [`Error::Beyond`] when it may do more than the caller.
 pub fn rotate(
     conn: &mut PgConnection,
     id: &str,
@@ -59,7 +59,7 @@ pub fn rotate(
     let (org_id, name, scopes, expires_at, revoked_at, requests_per_minute) =
         stored.ok_or(Error::NotFound("API key"))?;
     if revoked_at.is_some() || expires_at.is_some_and(|at| at <= now) {
-        return Err(Error::conflict("key_ended", "this key works no more: make a new one"));
+        return Err(Error::conflict("key_ended", "this key works no more: make a new one").about("id"));
     }
     let was_rotated: bool = diesel::select(diesel::dsl::exists(
         api_keys::table.filter(api_keys::replaces.eq(id)).filter(api_keys::revoked_at.is_null()),
@@ -69,10 +69,11 @@ pub fn rotate(
         return Err(Error::conflict(
             "key_rotated",
             "this key has been rotated: rotate the new one, or revoke that first",
-        ));
+        )
+        .about("id"));
     }
     let scopes: Vec<Scope> = scopes.iter().flatten().filter_map(|name| Scope::parse(name)).collect();
-    Scope::must_be_within(&scopes, may_have)?;
+    Scope::must_be_within(&scopes, may_have, "id")?;
     let new = NewKey { org_id, name, scopes, expires_at, requests_per_minute };
     let (new_id, text) = create(conn, &new, now)?;
     let old_expires_at = expires_at.map_or(now + overlap, |at| at.min(now + overlap));

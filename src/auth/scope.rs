@@ -69,13 +69,13 @@ impl Scope {
     /// Checks that a key with these scopes may do no more than whoever makes it.
     ///
     /// # Errors
-    /// [`Error::Forbidden`] names the first scope that its maker lacks.
-    pub fn must_be_within(asked: &[Self], of_maker: &[Self]) -> Result<(), Error> {
+    /// [`Error::Beyond`] names the first scope that its maker lacks, and the `field` that asks for it.
+    pub fn must_be_within(asked: &[Self], of_maker: &[Self], field: &str) -> Result<(), Error> {
         if of_maker.contains(&Self::Admin) {
             return Ok(());
         }
         match asked.iter().find(|scope| !of_maker.contains(scope)) {
-            Some(lacking) => Err(Error::Forbidden(lacking.name())),
+            Some(lacking) => Err(Error::Beyond { field: field.to_owned().into(), scope: lacking.name() }),
             None => Ok(()),
         }
     }

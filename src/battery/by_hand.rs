@@ -53,8 +53,9 @@ impl Act<'_> {
 
 /// Grants units. The caller checks that the amount is above zero.
 ///
-/// # Errors [`Error::Invalid`] for times in the wrong order; [`Error::Conflict`] when the org has a grant
-/// with this key.
+/// # Errors
+/// [`Error::Invalid`] for times in the wrong order; [`Error::Conflict`] when the org has a grant with this
+/// key, is archived or was erased.
 pub fn grant(
     conn: &mut PgConnection,
     org_id: i64,
@@ -62,7 +63,7 @@ pub fn grant(
     actor: &str,
     now: DateTime<Utc>,
 ) -> Result<BatteryGrant, Error> {
-    standing::must_not_be_erased(conn, org_id)?;
+    standing::must_be_open(conn, org_id)?;
     let effective_at = new.effective_at.filter(|at| *at > now);
     if let Some(expires_at) = new.expires_at {
         if expires_at <= now {
@@ -109,6 +110,9 @@ pub fn grant(
 
 /// Adds units as a grant that never expires or, below zero, burns them, whatever the debt limit. Returns the
 /// number of the entry, and the grant if there is one.
+///
+/// # Errors
+/// [`Error::Conflict`] when units are added to an org that is archived or was erased.
 pub fn adjust(
     conn: &mut PgConnection,
     org_id: i64,
@@ -116,6 +120,9 @@ pub fn adjust(
     act: Act<'_>,
     now: DateTime<Utc>,
 ) -> Result<(i64, Option<BatteryGrant>), Error> {
+    if units > Decimal::ZERO {
+        standing::must_be_open(conn, org_id)?;
+    }
     let mut accounts = Accounts::lock(conn, [org_id], Depth::Live, now)?;
     let account = accounts.get_mut(org_id).ok_or(Error::NotFound("org"))?;
     let number = (units > Decimal::ZERO).then(|| {

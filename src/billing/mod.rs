@@ -98,7 +98,8 @@ mirrors! {
     disputes: disputes::Dispute,
     /// Their lines replace those stored.
     credit_notes: credit_notes::CreditNoteWithLines,
-    checkout_sessions: checkout_sessions::CheckoutSession,
+    /// Their line items replace those stored.
+    checkout_sessions: checkout_sessions::SessionWithItems,
 }
 
 impl MirrorBatch {

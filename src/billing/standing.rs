@@ -85,7 +85,7 @@ impl Standing {
     /// # Errors
     /// [`Error::Conflict`] when nothing may be used.
     pub fn admit(&self) -> Result<(), Error> {
-        self.refusal().map_or(Ok(()), |(code, detail)| Err(Error::conflict(code, detail)))
+        self.refusal().map_or(Ok(()), |(code, detail)| Err(Error::conflict(code, detail).about("org")))
     }
 
     /// # Errors
@@ -141,7 +141,23 @@ pub(super) fn lock_unerased(conn: &mut PgConnection, org_id: i64) -> Result<(), 
 }
 
 fn erased() -> Error {
-    Error::conflict("org_erased", "the org was erased: nothing of it changes any more")
+    Error::conflict("org_erased", "the org was erased: nothing of it changes any more").about("org")
+}
+
+fn archived() -> Error {
+    let standing = Standing::Archived;
+    standing.admit().err().unwrap_or_else(|| Error::Internal("an archived org is admitted".to_owned()))
+}
+
+/// Refuses to give an archived or erased org anything by hand, as battery units.
+///
+/// # Errors
+/// [`Error::Conflict`] when the org is archived or was erased.
+pub fn must_be_open(conn: &mut PgConnection, org_id: i64) -> Result<(), Error> {
+    must_not_be_erased(conn, org_id)?;
+    let archived_at = orgs::table.find(org_id).select(orgs::archived_at);
+    let archived_at: Option<Option<DateTime<Utc>>> = archived_at.first(conn).optional()?;
+    if archived_at.flatten().is_some() { Err(archived()) } else { Ok(()) }
 }
 
 /// Refuses to give an erased org anything new: it would get personal data again. Its money still moves:
@@ -158,7 +174,7 @@ pub fn must_not_be_erased(conn: &mut PgConnection, org_id: i64) -> Result<(), Er
 /// Suspends an org; of one that is suspended it changes the reason and the usage.
 ///
 /// # Errors
-/// [`Error::Invalid`] for a bad reason; [`Error::Conflict`] when the org was erased.
+/// [`Error::Invalid`] for a bad reason; [`Error::Conflict`] when the org is archived or was erased.
 pub fn suspend(
     conn: &mut PgConnection,
     org_id: i64,
@@ -170,7 +186,10 @@ pub fn suspend(
         let rule = format!("must be 1 to {REASON_LIMIT} characters, and not blank");
         return Err(Error::invalid("reason", rule));
     }
-    let (suspended_at, ..) = lock(conn, org_id)?;
+    let (suspended_at, archived_at, _) = lock(conn, org_id)?;
+    if archived_at.is_some() {
+        return Err(archived());
+    }
     diesel::update(orgs::table.find(org_id))
         .set((
             orgs::suspended_at.eq(suspended_at.unwrap_or(now)),

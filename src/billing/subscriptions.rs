@@ -126,32 +126,38 @@ pub struct SubscriptionWithItems {
     pub items: Vec<SubscriptionItem>,
 }
 
-/// A Stripe event shows a subscription with this price.
+/// A Stripe event or a fetch shows a subscription with this price.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SeenPrice {
     pub realm: Realm,
     pub subscription_id: String,
     pub price_id: String,
-    /// When the event was made.
+    /// When the event was made. Of a fetch: when the item was added.
     pub at: DateTime<Utc>,
+    /// A fetch shows it. Since when the subscription has had the price is then an estimate, and an event that
+    /// shows it counts before.
+    pub estimated: bool,
 }
 
 type PriceKey = (Text, Bool, Text, Text);
 statement!(Seen -> PriceKey:
-    "INSERT INTO subscription_prices AS p (account, livemode, subscription_id, price_id, since)
-     SELECT a, l, s, i, t FROM unnest(?, ?, ?, ?, ?) AS n (a, l, s, i, t)
-     ON CONFLICT (account, livemode, subscription_id, price_id) DO UPDATE SET since = excluded.since
-     WHERE excluded.since < p.since
+    "INSERT INTO subscription_prices AS p (account, livemode, subscription_id, price_id, since, estimated)
+     SELECT a, l, s, i, t, e FROM unnest(?, ?, ?, ?, ?, ?) AS n (a, l, s, i, t, e)
+     ON CONFLICT (account, livemode, subscription_id, price_id)
+     DO UPDATE SET since = excluded.since, estimated = excluded.estimated
+     WHERE (excluded.estimated, excluded.since) < (p.estimated, p.since)
      RETURNING account, livemode, subscription_id, price_id");
 
 /// Writes since when subscriptions have had their prices: the time of the earliest event that shows the
-/// price. So the order of events does not matter. The caller has locked the subscriptions.
+/// price, or the earliest estimate where no event does. So the order of events does not matter. The caller
+/// has locked the subscriptions.
 pub fn write_prices(conn: &mut PgConnection, seen: &[SeenPrice]) -> QueryResult<()> {
-    let mut earliest: BTreeMap<(&Realm, &str, &str), DateTime<Utc>> = BTreeMap::new();
+    let mut earliest: BTreeMap<(&Realm, &str, &str), (bool, DateTime<Utc>)> = BTreeMap::new();
     for price in seen {
         let key = (&price.realm, price.subscription_id.as_str(), price.price_id.as_str());
-        let since = earliest.entry(key).or_insert(price.at);
-        *since = price.at.min(*since);
+        let shown = (price.estimated, price.at);
+        let since = earliest.entry(key).or_insert(shown);
+        *since = shown.min(*since);
     }
     if earliest.is_empty() {
         return Ok(());
@@ -162,7 +168,8 @@ pub fn write_prices(conn: &mut PgConnection, seen: &[SeenPrice]) -> QueryResult<
         .bind::<Bool, _>(keys.clone().map(|(realm, _, _)| realm.livemode).collect::<Vec<_>>())
         .bind::<Text, _>(keys.clone().map(|(_, id, _)| *id).collect::<Vec<_>>())
         .bind::<Text, _>(keys.map(|(_, _, price)| *price).collect::<Vec<_>>())
-        .bind::<Timestamptz, _>(earliest.values().copied().collect::<Vec<_>>())
+        .bind::<Timestamptz, _>(earliest.values().map(|(_, since)| *since).collect::<Vec<_>>())
+        .bind::<Bool, _>(earliest.values().map(|(estimated, _)| *estimated).collect::<Vec<_>>())
         .load(conn)?;
     // With another time the subscription may have bought another version of the plan.
     directory::changed(

@@ -5,7 +5,7 @@
 //! of the fact that it reports, so events that come twice, in another order or after a rebuild write none a
 //! second time. Objects whose customer gets its org later are told then, by the customer's marker.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use diesel::pg::PgConnection;
@@ -17,6 +17,7 @@ use super::markers::{self, Marker};
 use super::org_plan::{AsOf, clock, with_plan};
 use crate::error::Error;
 use crate::messages::{self, NewMessage, kinds};
+use crate::realm::Realm;
 
 /// Older facts are not told: whoever imports a past does not want a message about each year of it.
 const TOLD_DAYS: i64 = 7;
@@ -105,7 +106,9 @@ macro_rules! returns {
                      ON (f.account, f.livemode, f.charge_id) = (y.account, y.livemode, y.charge_id)
                  WHERE f.created >= $5),
              w AS (
-                 SELECT f.*, h.invoice_id, coalesce(to_timestamp(o.created), f.created) AS seen_at,
+                 SELECT f.*, h.invoice_id,
+                     coalesce((SELECT to_timestamp(e.created) FROM stripe_inbox e
+                         WHERE e.inbox_id = o.inbox_id AND e.origin <> 'fetch'), f.created) AS seen_at,
                      coalesce(h.customer_id, p.customer_id, i.customer_id) AS customer_id
                  FROM n JOIN ",
             $table,
@@ -157,6 +160,9 @@ const DISPUTES: &str = returns!(
      WHERE t.at >= $5"
 );
 
+/// A subscription that the daemon read, and that no message told before, is told only if it is new: nobody
+/// wants a message for each old subscription that is brought in.
+///
 /// The key of a subscription's state holds the time of its event and a digest of the facts: a state that
 /// equals the last one told is not told again.
 const SUBSCRIPTIONS: &str = changed!(
@@ -166,7 +172,8 @@ const SUBSCRIPTIONS: &str = changed!(
          SELECT s.account, s.livemode, s.id
          FROM c JOIN subscriptions s USING (account, livemode, customer_id)),
      w AS (
-         SELECT s.*, r.org_id, o.created AS seen, to_timestamp(o.created) AS seen_at,
+         SELECT s.*, r.org_id, e.created AS seen, to_timestamp(e.created) AS seen_at,
+             e.origin = 'fetch' AS fetched,
              concat('stripe:subscription:', s.account, s.id, ':') AS prefix,
              (SELECT coalesce(jsonb_agg(jsonb_build_object('price', i.price_id, 'quantity', i.quantity)
                   ORDER BY i.item_number), '[]')
@@ -175,6 +182,7 @@ const SUBSCRIPTIONS: &str = changed!(
          FROM n JOIN subscriptions s USING (account, livemode, id)
          JOIN stripe_objects o ON (o.account, o.livemode, o.object, o.object_id)
              = (s.account, s.livemode, 'subscription', s.id)
+         JOIN stripe_inbox e ON e.inbox_id = o.inbox_id
          JOIN stripe_customer_links l ON (l.account, l.livemode, l.customer_id)
              = (s.account, s.livemode, s.customer_id)
          JOIN org_refs r USING (ref)),
@@ -192,9 +200,11 @@ const SUBSCRIPTIONS: &str = changed!(
              WHEN f.last IS NULL AND f.created >= $5 THEN 'subscription.created'
              ELSE 'subscription.updated' END AS kind,
          concat(f.prefix, lpad(f.seen::text, 12, '0'), ':', md5(f.facts::text)) AS dedupe_key,
-         f.facts AS data, to_jsonb(f) - '{org_id,seen,seen_at,prefix,facts,last}'::text[] AS object
+         f.facts AS data, 
+         to_jsonb(f) - '{org_id,seen,seen_at,fetched,prefix,facts,last}'::text[] AS object
      FROM f
-     WHERE f.seen_at >= $5 AND right(f.last, 32) IS DISTINCT FROM md5(f.facts::text)"
+     WHERE f.seen_at >= $5 AND right(f.last, 32) IS DISTINCT FROM md5(f.facts::text)
+         AND (NOT f.fetched OR f.last IS NOT NULL OR f.created >= $5)"
 );
 
 #[derive(QueryableByName)]
@@ -222,9 +232,43 @@ fn with_org(sql: &str) -> String {
 /// Writes messages about what these markers name, and about plans that changed with it, in the caller's
 /// transaction.
 pub fn write_messages(conn: &mut PgConnection, markers: &BTreeSet<Marker>, as_of: AsOf) -> Result<(), Error> {
-    let of_customers = [markers::CUSTOMER, markers::ORG];
-    let oldest = as_of.now - TimeDelta::days(TOLD_DAYS);
     let mut told = Vec::new();
+    for (realm, markers) in by_realm(markers) {
+        let oldest = oldest_told(conn, realm, as_of.now)?;
+        load_told(conn, &markers, oldest, &mut told)?;
+    }
+    let of_plans = |row: &&ToldRow| row.kind.starts_with("subscription.") || row.kind.starts_with("invoice.");
+    let orgs: BTreeSet<i64> = told.iter().filter(of_plans).map(|row| row.org_id).collect();
+    messages::write(conn, told.into_iter().filter_map(message).collect(), as_of.now)?;
+    write_plan_changes(conn, orgs, as_of)
+}
+
+/// The markers of each realm.
+fn by_realm(markers: &BTreeSet<Marker>) -> BTreeMap<&Realm, Vec<&Marker>> {
+    let mut realms: BTreeMap<&Realm, Vec<&Marker>> = BTreeMap::new();
+    for marker in markers {
+        realms.entry(&marker.realm).or_default().push(marker);
+    }
+    realms
+}
+
+/// The time of the oldest fact that is told: a week ago, and not before the account was first read.
+fn oldest_told(conn: &mut PgConnection, realm: &Realm, now: DateTime<Utc>) -> QueryResult<DateTime<Utc>> {
+    use crate::schema::stripe_accounts as a;
+    let account = a::table.find((&realm.account, realm.livemode));
+    let since: Option<DateTime<Utc>> = account.select(a::effects_since).first(conn).optional()?;
+    let oldest = now - TimeDelta::days(TOLD_DAYS);
+    Ok(since.map_or(oldest, |since| since.max(oldest)))
+}
+
+/// Adds what the markers of one realm tell.
+fn load_told(
+    conn: &mut PgConnection,
+    markers: &[&Marker],
+    oldest: DateTime<Utc>,
+    told: &mut Vec<ToldRow>,
+) -> Result<(), Error> {
+    let of_customers = [markers::CUSTOMER, markers::ORG];
     for (sql, kinds) in [
         (INVOICES, &["invoice"][..]),
         (FAILED_PAYMENTS, &["charge"]),
@@ -232,18 +276,15 @@ pub fn write_messages(conn: &mut PgConnection, markers: &BTreeSet<Marker>, as_of
         (DISPUTES, &["dispute", "charge", "payment_intent"]),
         (SUBSCRIPTIONS, &["subscription"]),
     ] {
-        let is_of_interest = |marker: &&Marker| {
+        let is_of_interest = |marker: &&&Marker| {
             kinds.contains(&marker.kind.as_str()) || of_customers.contains(&marker.kind.as_str())
         };
-        let named: Vec<&Marker> = markers.iter().filter(is_of_interest).collect();
+        let named: Vec<&Marker> = markers.iter().filter(is_of_interest).copied().collect();
         if !named.is_empty() {
             told.extend(load(conn, sql, &named, oldest)?);
         }
     }
-    let of_plans = |row: &&ToldRow| row.kind.starts_with("subscription.") || row.kind.starts_with("invoice.");
-    let orgs: BTreeSet<i64> = told.iter().filter(of_plans).map(|row| row.org_id).collect();
-    messages::write(conn, told.into_iter().filter_map(message).collect(), as_of.now)?;
-    write_plan_changes(conn, orgs, as_of)
+    Ok(())
 }
 
 fn load(

@@ -1,6 +1,8 @@
 //! `coulomb doctor`: checks everything that a daemon needs, and says how to correct what is wrong.
 
 mod plans;
+mod server;
+mod stripe;
 
 use std::process::ExitCode;
 
@@ -13,7 +15,6 @@ use super::{Failure, Usage, ask, open, out};
 use crate::battery::effects::waiting;
 use crate::billing::acting_realms;
 use crate::config::Config;
-use crate::db;
 use crate::db::migrate::{self, State};
 use crate::error::Error;
 use crate::invoicing::{run, uncharged as uncharged_usage};
@@ -72,11 +73,11 @@ type Findings = Vec<(&'static str, Finding)>;
 
 /// Runs all checks on the database.
 fn check_database(conn: &mut PgConnection, config: &Config, findings: &mut Findings) {
-    let checks: [(&str, Check); 12] = [
-        ("database", version),
-        ("durability", durability),
-        ("messages", messages),
-        ("clock", clock),
+    let checks: [(&str, Check); 13] = [
+        ("database", server::version),
+        ("durability", server::durability),
+        ("messages", server::messages),
+        ("clock", server::clock),
         ("schema", schema),
         ("roles", roles),
         ("inbox", inbox),
@@ -85,13 +86,15 @@ fn check_database(conn: &mut PgConnection, config: &Config, findings: &mut Findi
         ("drafts", drafts),
         ("uncharged", uncharged),
         ("endpoints", endpoints),
+        ("charges", stripe::charges),
     ];
     for (name, check) in checks {
         let finding =
             check(conn).unwrap_or_else(|error| Finding::Bad(format!("could not be checked: {error}")));
         findings.push((name, finding));
     }
-    let configured: [(&str, Configured); 3] = [("realms", realms), ("plans", plans::look), ("usage", usage)];
+    let configured: [(&str, Configured); 4] =
+        [("realms", realms), ("plans", plans::look), ("usage", usage), ("stripe", stripe::look)];
     for (name, check) in configured {
         let finding = check(conn, config)
             .unwrap_or_else(|error| Finding::Bad(format!("could not be checked: {error}")));
@@ -170,72 +173,6 @@ fn secrets(config: &Config) -> Finding {
         );
     }
     Finding::Good(format!("{} webhook signing secret(s)", config.stripe_webhook_secret.len()))
-}
-
-#[derive(QueryableByName)]
-struct Setting {
-    #[diesel(sql_type = Text)]
-    value: String,
-}
-
-fn setting(conn: &mut PgConnection, name: &str) -> Result<String, Error> {
-    let setting: Setting =
-        diesel::sql_query("SELECT current_setting($1) AS value").bind::<Text, _>(name).get_result(conn)?;
-    Ok(setting.value)
-}
-
-fn version(conn: &mut PgConnection) -> Result<Finding, Error> {
-    Ok(Finding::Good(format!("PostgreSQL {}", setting(conn, "server_version")?)))
-}
-
-fn durability(conn: &mut PgConnection) -> Result<Finding, Error> {
-    for name in ["fsync", "full_page_writes", "synchronous_commit"] {
-        let value = setting(conn, name)?;
-        if value == "off" {
-            return Ok(Finding::Bad(format!(
-                "{name} is off: a crash of the server can lose what was acknowledged; set {name} = on"
-            )));
-        }
-    }
-    if setting(conn, "data_checksums")? != "on" {
-        return Ok(Finding::Note(
-            "data checksums are off: a disk fault would go unnoticed; `pg_checksums --enable` turns them on"
-                .to_owned(),
-        ));
-    }
-    Ok(Finding::Good("fsync, full_page_writes, synchronous_commit and data checksums are on".to_owned()))
-}
-
-/// Checks that the server writes errors in English: we tell their kinds by the words.
-fn messages(conn: &mut PgConnection) -> Result<Finding, Error> {
-    let language = setting(conn, "lc_messages")?;
-    Ok(if is_english(&language) {
-        Finding::Good("the server writes errors in English".to_owned())
-    } else {
-        Finding::Bad(format!(
-            "the server writes errors in another language ({language}), so the daemon cannot tell which of \
-             them a retry can help: have an administrator run `ALTER ROLE … SET lc_messages = 'C'` for this \
-             user, and restart the daemon"
-        ))
-    })
-}
-
-/// True when PostgreSQL's messages in this locale are the English ones.
-fn is_english(locale: &str) -> bool {
-    ["", "C", "POSIX"].contains(&locale)
-        || ["C.", "en", "English"].iter().any(|start| locale.starts_with(start))
-}
-
-fn clock(conn: &mut PgConnection) -> Result<Finding, Error> {
-    let apart = (Utc::now() - db::server_time(conn)?).num_seconds();
-    Ok(if apart.abs() > CLOCK_SLACK_S {
-        Finding::Bad(format!(
-            "this machine and the database are {apart} s apart: run NTP on both, or Stripe's signatures will \
-             be refused"
-        ))
-    } else {
-        Finding::Good(format!("{apart} s from the database's"))
-    })
 }
 
 fn schema(conn: &mut PgConnection) -> Result<Finding, Error> {
@@ -491,17 +428,4 @@ fn usage(conn: &mut PgConnection, config: &Config) -> Result<Finding, Error> {
 fn is_there(conn: &mut PgConnection, table: &str) -> Result<bool, Error> {
     let there = diesel::dsl::sql::<diesel::sql_types::Bool>("to_regclass(").bind::<Text, _>(table);
     Ok(diesel::select(there.sql(") IS NOT NULL")).get_result(conn)?)
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn locales_with_messages_in_english_are_known() {
-        for locale in ["C", "C.UTF-8", "POSIX", "", "en_US.UTF-8", "en_GB", "English_United States.1252"] {
-            assert!(super::is_english(locale), "{locale}");
-        }
-        for locale in ["de_DE.UTF-8", "fr_FR", "ca_ES", "German_Germany.1252"] {
-            assert!(!super::is_english(locale), "{locale}");
-        }
-    }
 }

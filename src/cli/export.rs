@@ -16,12 +16,12 @@ use crate::config::Config;
 use crate::db::{self, Scope, migrate};
 use crate::error::Error;
 use crate::export::{
-    self, AuditParams, BatteryParams, Ended, ExportKind, ExportParams, ExportRequest, Output, Totals,
-    UsageParams,
+    self, AuditParams, BatteryParams, BreakdownExportParams, ChargeParams, DriftParams, Ended, ExportKind,
+    ExportParams, ExportRequest, Output, Totals, UsageParams,
 };
 use crate::time::Clock;
 
-/// What to export.
+/// What to export. `--out` works alike in all of them.
 #[derive(Subcommand)]
 pub(super) enum ExportCommand {
     /// Invoices; with --of also their lines, payments or refunds
@@ -30,12 +30,18 @@ pub(super) enum ExportCommand {
     /// number of rows and the sums per currency. Without --out the rows go to standard output and the totals
     /// to standard error.
     Invoices(Box<ExportArgs>),
-    /// Entries of the batteries' ledgers, written in the same way
+    /// Entries of the batteries' ledgers
     Battery(Box<BatteryArgs>),
-    /// Entries of the audit log, written in the same way
+    /// Entries of the audit log
     Audit(Box<AuditArgs>),
+    /// Usage charged through Stripe, with the state of each charge
+    StripeCharges(Box<ChargeArgs>),
     /// Usage by day or month of all orgs; with --columns focus as FinOps tools read it (FOCUS 1.2)
     Usage(Box<UsageArgs>),
+    /// Usage by hour, day or month, org, meter, member, subject, dimensions and labels
+    Breakdown(Box<BreakdownArgs>),
+    /// Differences between the mirrors and Stripe
+    Drift(Box<DriftArgs>),
 }
 
 #[derive(Args)]
@@ -66,12 +72,39 @@ pub(super) struct AuditArgs {
 }
 
 #[derive(Args)]
+pub(super) struct ChargeArgs {
+    /// The file to write; without --format its extension names the format
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    #[command(flatten)]
+    params: ChargeParams,
+}
+
+#[derive(Args)]
 pub(super) struct UsageArgs {
     /// The file to write; without --format its extension names the format
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
     #[command(flatten)]
     params: UsageParams,
+}
+
+#[derive(Args)]
+pub(super) struct BreakdownArgs {
+    /// The file to write; without --format its extension names the format
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    #[command(flatten)]
+    params: BreakdownExportParams,
+}
+
+#[derive(Args)]
+pub(super) struct DriftArgs {
+    /// The file to write; without --format its extension names the format
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    #[command(flatten)]
+    params: DriftParams,
 }
 
 pub(super) fn run(config: &Config, command: ExportCommand) -> Result<(), Failure> {
@@ -93,6 +126,21 @@ pub(super) fn run(config: &Config, command: ExportCommand) -> Result<(), Failure
         }
         ExportCommand::Audit(args) => {
             let AuditArgs { out, mut params } = *args;
+            params.format = params.format.or_else(|| format_of(&out));
+            (params.check(now).map_err(as_usage)?, out)
+        }
+        ExportCommand::Drift(args) => {
+            let DriftArgs { out, mut params } = *args;
+            params.format = params.format.or_else(|| format_of(&out));
+            (params.check(now).map_err(as_usage)?, out)
+        }
+        ExportCommand::StripeCharges(args) => {
+            let ChargeArgs { out, mut params } = *args;
+            params.format = params.format.or_else(|| format_of(&out));
+            (params.check(now).map_err(as_usage)?, out)
+        }
+        ExportCommand::Breakdown(args) => {
+            let BreakdownArgs { out, mut params } = *args;
             params.format = params.format.or_else(|| format_of(&out));
             (params.check(now).map_err(as_usage)?, out)
         }

@@ -8,14 +8,6 @@ use super::{Failure, open};
 use crate::config::Config;
 use crate::stripe::inbox::{self, State};
 
-/// What to do with Stripe's events.
-#[derive(Subcommand)]
-pub(super) enum StripeCommand {
-    /// The inbox: Stripe events as received
-    #[command(subcommand)]
-    Inbox(InboxCommand),
-}
-
 #[derive(Subcommand)]
 pub(super) enum InboxCommand {
     /// List events, newest first, as JSON lines
@@ -60,7 +52,7 @@ pub(super) struct ListArgs {
     limit: i64,
 }
 
-pub(super) fn run(config: &Config, StripeCommand::Inbox(command): StripeCommand) -> Result<(), Failure> {
+pub(super) fn run(config: &Config, command: InboxCommand) -> Result<(), Failure> {
     let mut database = open::Database::open(config)?;
     let conn = &mut database.conn;
     let mut out = std::io::stdout().lock();

@@ -15,7 +15,7 @@ impl Bar {
     pub(super) fn new() -> Self {
         let terminal = std::io::stderr().is_terminal();
         let target = if terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-        let style = ProgressStyle::with_template("{elapsed:>4} {bar:40} {percent:>3} % {msg}")
+        let style = ProgressStyle::with_template("{elapsed:>4} {bar:40} {percent:>3} % {eta:>4} left {msg}")
             .unwrap_or_else(|_| ProgressStyle::default_bar());
         let bar = ProgressBar::with_draw_target(None, target).with_style(style);
         if terminal {
@@ -29,6 +29,13 @@ impl Bar {
         self.0.set_length(all);
         self.0.set_position(done);
         self.0.set_message(what);
+    }
+
+    /// Shows a text that changes, and how much of `all` is done.
+    pub(super) fn say(&self, text: String, done: u64, all: u64) {
+        self.0.set_length(all);
+        self.0.set_position(done);
+        self.0.set_message(text);
     }
 
     /// Removes the bar.

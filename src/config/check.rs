@@ -1,8 +1,9 @@
 //! Rules that a value's type alone cannot check, mostly between two settings.
 
+use chrono::DateTime;
 use secrecy::ExposeSecret;
 
-use super::{Config, ConfigError, database_url, log_filter};
+use super::{Config, ConfigError, StripeMode, database_url, log_filter};
 use crate::egress::AllowList;
 use crate::signing;
 
@@ -11,6 +12,7 @@ impl Config {
     /// The first setting that breaks a rule.
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         self.check_database_urls()?;
+        self.check_stripe()?;
         if let Err(problem) = log_filter::check(&self.log) {
             return self.error("COULOMB_LOG", &problem);
         }
@@ -47,6 +49,69 @@ impl Config {
 
     fn error(&self, name: &str, problem: &str) -> Result<(), ConfigError> {
         Err(self.sources[name].error(problem))
+    }
+
+    fn check_stripe_base(&self) -> Result<(), ConfigError> {
+        let name = "COULOMB_STRIPE_API_BASE";
+        let url = url::Url::parse(&self.stripe_api_base).ok();
+        let is_http = |url: &url::Url| matches!(url.scheme(), "http" | "https") && url.has_host();
+        let Some(url) = url.filter(is_http) else {
+            return self.error(name, "must be a URL, such as https://api.stripe.com");
+        };
+        if !url.username().is_empty() || url.password().is_some() {
+            return self.error(name, "must have no user name or password in it");
+        }
+        let is_here = match url.host() {
+            Some(url::Host::Ipv4(address)) => address.is_loopback(),
+            Some(url::Host::Ipv6(address)) => address.is_loopback(),
+            Some(url::Host::Domain(name)) => name == "localhost",
+            None => false,
+        };
+        // The key goes to it with every call.
+        if url.scheme() == "http" && self.stripe_mode == StripeMode::Live && !is_here {
+            return self.error(name, "must begin with https:// in live mode");
+        }
+        Ok(())
+    }
+
+    fn check_stripe(&self) -> Result<(), ConfigError> {
+        self.check_stripe_base()?;
+        if !(1..=100).contains(&self.stripe_requests_per_second) {
+            return self.error("COULOMB_STRIPE_REQUESTS_PER_SECOND", "must be from 1 to 100");
+        }
+        if !(1..=3600).contains(&self.stripe_pull_s) {
+            return self.error("COULOMB_STRIPE_PULL_S", "must be from 1 to 3600");
+        }
+        if !(1..=3600).contains(&self.stripe_usage_s) {
+            return self.error("COULOMB_STRIPE_USAGE_S", "must be from 1 to 3600");
+        }
+        if self.stripe_freeze_after_s > 3000 {
+            return self.error("COULOMB_STRIPE_FREEZE_AFTER_S", "must be from 0 to 3000");
+        }
+        if self.stripe_compare_hour > 23 {
+            return self.error("COULOMB_STRIPE_COMPARE_HOUR", "must be from 0 to 23");
+        }
+        let since = &self.stripe_effects_since;
+        if !since.is_empty() && DateTime::parse_from_rfc3339(since).is_err() {
+            return self.error(
+                "COULOMB_STRIPE_EFFECTS_SINCE",
+                "must be a time in RFC 3339, such as 2026-01-31T00:00:00Z",
+            );
+        }
+        let Some(key) = &self.stripe_secret_key else { return Ok(()) };
+        let key = key.expose_secret();
+        let mode = if self.stripe_mode == StripeMode::Live { "live" } else { "test" };
+        if !(key.starts_with("sk_") || key.starts_with("rk_")) || !key.is_ascii() {
+            return self.error("STRIPE_SECRET_KEY", "must be a secret (sk_…) or restricted key (rk_…)");
+        }
+        if key.contains("_test_") != (mode == "test") {
+            let problem = format!(
+                "must be a key of the {mode} mode, which COULOMB_STRIPE_MODE names (sk_{mode}_… or \
+                 rk_{mode}_…)"
+            );
+            return self.error("STRIPE_SECRET_KEY", &problem);
+        }
+        Ok(())
     }
 
     fn check_messages(&self) -> Result<(), ConfigError> {

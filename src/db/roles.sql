@@ -58,8 +58,12 @@ REVOKE ALL ON usage_keys, stripe_arrivals, stripe_inbox, stripe_inbox_queue, str
         battery_effects_ignored, battery_effects_skipped, battery_effects_waiting,
     document_numbers, issued_numbers, payment_references, sellers, payment_accounts, own_coupons,
     own_tax_rates, month_manifests, debtor_numbers, imported_keys, org_erasures,
+    stripe_accounts, stripe_sync_runs, stripe_sync_steps, stripe_wanted, stripe_drift,
+    stripe_meters, stripe_freezes, stripe_meter_reports, stripe_charging,
     stripe_inbox_erased, message_counter, message_secrets, message_lanes,
     coulomb_migrations, __diesel_schema_migrations FROM coulomb_org;
+-- An org's list of usage that nobody charges asks which of its meters Stripe charges by invoice items.
+GRANT SELECT (meter_id, way, account, since) ON stripe_meters TO coulomb_org;
 
 DO $$
 DECLARE
@@ -80,6 +84,9 @@ DECLARE
     own_credit_note constant text :=
         'EXISTS (SELECT FROM credit_notes n WHERE (n.account, n.livemode, n.id) = '
         '(%1$I.account, %1$I.livemode, %1$I.credit_note_id))';
+    own_session constant text :=
+        'EXISTS (SELECT FROM checkout_sessions c WHERE (c.account, c.livemode, c.id) = '
+        '(%1$I.account, %1$I.livemode, %1$I.session_id))';
     own_subscription constant text :=
         'EXISTS (SELECT FROM subscriptions s WHERE (s.account, s.livemode, s.id) = '
         '(%1$I.account, %1$I.livemode, %1$I.subscription_id))';
@@ -93,7 +100,7 @@ BEGIN
         ('rate_cards', own_org || ' OR org_id = 0'), ('quota_counters', own_org),
         ('quotas', own_org), ('quota_exemptions', own_org), ('quota_reservations', own_org),
         ('outbox_messages', own_org), ('message_endpoints', own_org), ('message_deliveries', own_org),
-        ('message_attempts', own_org),
+        ('message_attempts', own_org), ('stripe_charges', own_org),
         ('local_subscriptions', own_org), ('battery_accounts', own_org), ('battery_grants', own_org),
         ('battery_entries', own_org),
         ('battery_settings', own_org), ('battery_returns', own_org),
@@ -113,7 +120,7 @@ BEGIN
         ('payments', own_customer || ' OR (payments.customer_id IS NULL AND ' || own_invoice || ')'),
         ('refunds', own_payment), ('disputes', own_payment),
         ('credit_notes', own_customer), ('credit_note_lines', own_credit_note),
-        ('checkout_sessions', own_customer),
+        ('checkout_sessions', own_customer), ('checkout_line_items', own_session),
         ('promotion_codes', 'promotion_codes.customer_id IS NULL OR ' || own_customer)
     LOOP
         EXECUTE format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY', relation);

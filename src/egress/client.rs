@@ -1,4 +1,4 @@
-//! An HTTP client for `POST` requests to others' servers. It bounds the time, and what it reads of an answer.
+//! An HTTP client for requests to others' servers. It bounds the time, and what it reads of an answer.
 
 use std::error::Error as StdError;
 use std::io;
@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
-use hyper::Request;
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::header::RETRY_AFTER;
+use hyper::{HeaderMap, Method, Request};
 use hyper_util::client::legacy::Client as HyperClient;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
@@ -49,6 +49,26 @@ pub struct Reply {
     pub retry_after: Option<String>,
     /// The beginning of the body, at most 1 KiB.
     pub excerpt: String,
+}
+
+/// A request of any method.
+#[derive(Clone, Debug)]
+pub struct Outgoing<'a> {
+    pub method: Method,
+    pub url: String,
+    pub headers: &'a [(&'static str, String)],
+    pub body: Bytes,
+    /// Longest body of the answer, in bytes.
+    pub answer_limit: usize,
+}
+
+/// A whole answer.
+#[derive(Clone, Debug)]
+pub struct WholeReply {
+    /// HTTP status.
+    pub status: u16,
+    pub headers: HeaderMap,
+    pub body: Bytes,
 }
 
 /// Why there is no answer: one sentence without a full stop.
@@ -114,14 +134,9 @@ impl Client {
         headers: &[(&'static str, String)],
         body: Bytes,
     ) -> Result<Reply, SendError> {
-        let url = super::parse(url).map_err(|rule| SendError::Failed(format!("the URL {rule}")))?;
-        let mut request = Request::post(url.as_str())
-            .header("content-type", "application/json")
-            .header("user-agent", concat!("Coulomb/", env!("CARGO_PKG_VERSION")));
-        for (name, value) in headers {
-            request = request.header(*name, value);
-        }
-        let request = request.body(Full::new(body)).map_err(|error| SendError::Failed(error.to_string()))?;
+        let headers: Vec<(&'static str, String)> =
+            [("content-type", "application/json".to_owned())].into_iter().chain(headers.to_vec()).collect();
+        let request = request(Method::POST, url, &headers, body)?;
         let exchange = async {
             let answer = self.http.request(request).await.map_err(|error| SendError::of(&error))?;
             let status = answer.status().as_u16();
@@ -129,9 +144,50 @@ impl Client {
             let retry_after = retry_after.map(|text| text.chars().take(64).collect());
             Ok(Reply { status, retry_after, excerpt: excerpt(answer.into_body()).await })
         };
+        self.within_time(exchange).await
+    }
+
+    /// Sends a request and reads the whole answer. A redirect is an answer like any other.
+    ///
+    /// # Errors
+    /// [`SendError`] when no whole answer came in time, it is too long, or the target may not be reached.
+    pub async fn exchange(&self, outgoing: Outgoing<'_>) -> Result<WholeReply, SendError> {
+        let limit = outgoing.answer_limit;
+        let request = request(outgoing.method, &outgoing.url, outgoing.headers, outgoing.body)?;
+        let exchange = async {
+            let answer = self.http.request(request).await.map_err(|error| SendError::of(&error))?;
+            let (parts, body) = answer.into_parts();
+            let body = Limited::new(body, limit).collect().await;
+            let body = body.map_err(|error| SendError::of(&*error))?.to_bytes();
+            Ok(WholeReply { status: parts.status.as_u16(), headers: parts.headers, body })
+        };
+        self.within_time(exchange).await
+    }
+
+    async fn within_time<T>(
+        &self,
+        exchange: impl Future<Output = Result<T, SendError>>,
+    ) -> Result<T, SendError> {
         let late = || SendError::Failed(format!("no whole answer within {} s", self.timeout.as_secs()));
         tokio::time::timeout(self.timeout, exchange).await.map_err(|_| late())?
     }
+}
+
+fn request(
+    method: Method,
+    url: &str,
+    headers: &[(&'static str, String)],
+    body: Bytes,
+) -> Result<Request<Full<Bytes>>, SendError> {
+    let url = super::parse(url).map_err(|rule| SendError::Failed(format!("the URL {rule}")))?;
+    let mut request = Request::builder()
+        .method(method)
+        .uri(url.as_str())
+        .header("user-agent", concat!("Coulomb/", env!("CARGO_PKG_VERSION")));
+    for (name, value) in headers {
+        request = request.header(*name, value);
+    }
+    request.body(Full::new(body)).map_err(|error| SendError::Failed(error.to_string()))
 }
 
 /// The beginning of a body as text. The connection is used again only if the body is short and ends.

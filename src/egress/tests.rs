@@ -182,9 +182,10 @@ async fn no_form_of_an_inside_address_is_reached() {
         "①②⑦.0.0.1",
         "127。0。0。1",
     ];
-    let names = ["localhost", "LOCALHOST", "localhost.", "ip6-localhost", "any.name.example"];
+    let names = ["ip6-localhost", "any.name.example"];
+    let ourselves = ["localhost", "LOCALHOST", "localhost.", "api.localhost", "ⓛocalhost"];
     let client = client("", vec![LOOPBACK]);
-    for host in forms.iter().chain(&names).map(|&host| host.to_owned()).chain(
+    for host in forms.iter().chain(&ourselves).chain(&names).map(|&host| host.to_owned()).chain(
         INSIDE.iter().map(|text| if text.contains(':') { format!("[{text}]") } else { (*text).to_owned() }),
     ) {
         let url = format!("http://{host}:{port}/");
@@ -275,12 +276,17 @@ fn urls_that_are_no_targets_are_refused() {
         assert!(strict.check_url(url).is_ok(), "{url}");
     }
     assert!(rules("").check_url("http://example.com/").is_ok());
+    for (allowed, is_allowed) in
+        [("localhost", true), ("127.0.0.0/8", true), ("::1", true), ("10.0.0.0/8", false), ("other", false)]
+    {
+        assert_eq!(rules(allowed).check_url("http://localhost:8080/").is_ok(), is_allowed, "{allowed}");
+    }
     // Punycode by hand: `python3 -c "print('bücher.example'.encode('idna'))"`.
     for (url, normal) in [
         ("https://bücher.example/hook", "https://xn--bcher-kva.example/hook"),
         ("HTTPS://EXAMPLE.com:443", "https://example.com/"),
         ("https://example.com/ü?q=ü|{}", "https://example.com/%C3%BC?q=%C3%BC|{}"),
-        ("https://ⓛocalhost/", "https://localhost/"),
+        ("https://ⓔxample.com/", "https://example.com/"),
     ] {
         assert_eq!(strict.check_url(url).map(String::from), Ok(normal.to_owned()));
     }

@@ -1,6 +1,6 @@
 //! What an export can hold: rows of billing, entries of batteries or of the audit log, or usage.
 
-use super::audit;
+use super::{audit, breakdown, charges, drift};
 use crate::battery::exports as battery;
 use crate::billing::exports::{Column, Kind};
 use crate::usage::exports::{self as usage, UsageColumns};
@@ -14,8 +14,14 @@ pub enum ExportKind {
     Battery,
     /// Entries of the audit log.
     Audit,
+    /// Usage charged through Stripe.
+    Charges,
     /// Usage of each day or month.
     Usage(TimeUnit, UsageColumns),
+    /// Differences between mirrors and Stripe.
+    Drift,
+    /// Usage grouped as `/v1/usage/breakdown` groups it.
+    Breakdown,
 }
 
 impl ExportKind {
@@ -26,7 +32,10 @@ impl ExportKind {
             Self::Billing(kind) => kind.name(),
             Self::Battery => battery::NAME,
             Self::Audit => audit::NAME,
+            Self::Charges => charges::NAME,
             Self::Usage(_, columns) => columns.name(),
+            Self::Drift => drift::NAME,
+            Self::Breakdown => breakdown::NAME,
         }
     }
 
@@ -37,7 +46,10 @@ impl ExportKind {
             Self::Billing(kind) => kind.columns(),
             Self::Battery => battery::COLUMNS,
             Self::Audit => audit::COLUMNS,
+            Self::Charges => charges::COLUMNS,
             Self::Usage(_, columns) => columns.columns(),
+            Self::Drift => drift::COLUMNS,
+            Self::Breakdown => breakdown::COLUMNS,
         }
     }
 
@@ -47,7 +59,10 @@ impl ExportKind {
             Self::Billing(kind) => kind.definition().order,
             Self::Battery => battery::ORDER,
             Self::Audit => audit::ORDER,
+            Self::Charges => charges::ORDER,
             Self::Usage(..) => usage::ORDER,
+            Self::Drift => drift::ORDER,
+            Self::Breakdown => breakdown::ORDER,
         }
     }
 
@@ -57,8 +72,11 @@ impl ExportKind {
             Self::Billing(_) => &[Grouping { name: "currencies", by: "currency", only: &[] }],
             Self::Battery => &[Grouping { name: "kinds", by: "kind", only: &[] }],
             Self::Audit => &[Grouping { name: "actions", by: "action", only: &[] }],
+            Self::Drift => &[Grouping { name: "kinds", by: "kind", only: &[] }],
+            // Quantities of different meters do not add up.
+            Self::Charges => &[Grouping { name: "meters", by: "meter", only: &[] }],
             // Costs of different meters add up, their quantities do not.
-            Self::Usage(_, UsageColumns::Plain) => &[
+            Self::Usage(_, UsageColumns::Plain) | Self::Breakdown => &[
                 Grouping { name: "currencies", by: "currency", only: &["cost"] },
                 Grouping { name: "meters", by: "meter", only: &["quantity", "count", "battery_units"] },
             ],

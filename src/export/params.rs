@@ -11,6 +11,9 @@ use utoipa::IntoParams;
 use super::ExportKind;
 use super::audit::AuditRows;
 use super::battery::Entries;
+use super::breakdown::BreakdownRows;
+use super::charges::ChargeRows;
+use super::drift::DriftRows;
 use super::usage::UsageRows;
 use super::zone::Zone;
 use crate::auth::{PLATFORM, Principal};
@@ -20,7 +23,10 @@ use crate::billing::read::Origin;
 use crate::db::Scope;
 use crate::error::Error;
 use crate::invoicing::exports as own;
-pub(super) use values::{boolean, choice, every_realm, given, id, named, parts, period, zone};
+pub(super) use values::{
+    boolean, choice, dimensions, every_realm, given, given_dimensions, id, named, parts, period,
+    split_dimensions, zone,
+};
 
 /// Which rows to write, and how. A time is RFC 3339, or a date such as `2026-01-31` for its first
 /// instant in `time_zone`.
@@ -228,8 +234,14 @@ pub struct ExportRequest {
     pub entries: Entries,
     /// Of the audit log: narrows the export.
     pub audit: AuditRows,
+    /// Narrows an export of charges.
+    pub charges: ChargeRows,
     /// Of usage: its rows.
     pub(super) usage: Option<UsageRows>,
+    /// Of differences from Stripe: narrows the export.
+    pub drift: DriftRows,
+    /// Of a breakdown: its rows.
+    pub(super) breakdown: Option<BreakdownRows>,
     /// The parameters as they were given.
     pub(super) given: Map<String, Value>,
 }
@@ -315,7 +327,10 @@ impl ExportParams {
             bom: boolean("bom", &self.bom)?.unwrap_or(false),
             entries: Entries::default(),
             audit: AuditRows::default(),
+            charges: ChargeRows::default(),
             usage: None,
+            drift: DriftRows::default(),
+            breakdown: None,
             given: given(self)?,
         })
     }

@@ -3,11 +3,11 @@
 use chrono::{DateTime, NaiveDate, Utc};
 use diesel::pg::{Pg, PgConnection};
 use diesel::query_builder::{BoxedSqlQuery, SqlQuery};
-use diesel::sql_types::{Array, BigInt, Bool, Date, Integer, Text, Timestamptz};
+use diesel::sql_types::{Array, BigInt, Bool, Date, Integer, Jsonb, Nullable, Text, Timestamptz};
 
 use super::kind::Grouping;
 use super::params::{ExportRange, ExportRequest};
-use super::{ExportKind, audit, battery, billing, usage};
+use super::{ExportKind, audit, battery, billing, breakdown, charges, drift, usage};
 use crate::battery::exports::FROM;
 use crate::billing::exports::{Column, Type};
 use crate::db::Scope;
@@ -22,6 +22,9 @@ pub(super) enum Bind {
     Number(i64),
     Numbers(Vec<i32>),
     Day(NaiveDate),
+    MaybeNumber(Option<i64>),
+    MaybeText(Option<String>),
+    Json(serde_json::Value),
 }
 
 /// SQL conditions, and the values of their placeholders.
@@ -100,7 +103,16 @@ impl Query {
             (ExportKind::Usage(..), None) => {
                 return Err(Error::Internal("an export of usage without its rows".to_owned()));
             }
+            (ExportKind::Breakdown, _) => {
+                let rows = request.breakdown.as_ref();
+                let rows = rows.ok_or_else(|| Error::Internal("an export without its rows".to_owned()))?;
+                breakdown::conditions(conn, (request, rows), scope)?
+            }
+            (ExportKind::Drift, _) => (drift::FROM.to_owned(), drift::conditions(request, scope)?),
             (ExportKind::Audit, _) => (audit::FROM.to_owned(), audit::conditions(conn, request, scope)?),
+            (ExportKind::Charges, _) => {
+                (charges::FROM.to_owned(), charges::conditions(conn, request, scope)?)
+            }
             (ExportKind::Battery, _) => (FROM.to_owned(), battery::conditions(conn, request, scope)?),
         };
         let part = Part { columns: of.columns(), tables, order: of.order(), conditions };
@@ -157,6 +169,9 @@ pub(super) fn bind(sql: String, binds: &[Bind]) -> BoxedSqlQuery<'static, Pg, Sq
             Bind::Number(number) => query.bind::<BigInt, _>(*number),
             Bind::Numbers(numbers) => query.bind::<Array<Integer>, _>(numbers.clone()),
             Bind::Day(day) => query.bind::<Date, _>(*day),
+            Bind::MaybeNumber(number) => query.bind::<Nullable<BigInt>, _>(*number),
+            Bind::MaybeText(text) => query.bind::<Nullable<Text>, _>(text.clone()),
+            Bind::Json(value) => query.bind::<Jsonb, _>(value.clone()),
         };
     }
     query

@@ -118,12 +118,8 @@ impl UsageParams {
     /// # Errors
     /// [`Error::Invalid`] naming the parameter.
     pub fn from_pairs(pairs: impl IntoIterator<Item = (String, String)>) -> Result<Self, Error> {
-        let (dimensions, others): (Vec<_>, Vec<_>) =
-            pairs.into_iter().partition(|(name, _)| name.starts_with("dimension."));
-        let dimensions = dimensions
-            .iter()
-            .map(|(name, value)| format!("{}={value}", name.strip_prefix("dimension.").unwrap_or(name)));
-        Ok(Self { dimensions: dimensions.collect(), ..params::named(others)? })
+        let (dimensions, others) = params::split_dimensions(pairs);
+        Ok(Self { dimensions, ..params::named(others)? })
     }
 
     /// Checks all parameters. `now` is when the export is asked for.
@@ -146,11 +142,9 @@ impl UsageParams {
             Some(_) => return Err(Error::invalid("columns", "must be one of plain, focus")),
         };
         let of = ExportKind::Usage(unit, columns);
-        let dimensions = self.dimensions()?;
+        let dimensions = params::dimensions(&self.dimensions)?;
         let mut given = params::given(self)?;
-        given.extend(
-            dimensions.iter().map(|(name, value)| (format!("dimension.{name}"), value.as_str().into())),
-        );
+        given.extend(params::given_dimensions(&dimensions));
         let usage = Some(self.rows(columns, dimensions)?);
         Ok(ExportRequest { of, usage, given, ..common.check(now)? })
     }
@@ -188,20 +182,6 @@ impl UsageParams {
             provider,
             service_category: category.to_owned(),
         })
-    }
-
-    fn dimensions(&self) -> Result<BTreeMap<String, String>, Error> {
-        let mut dimensions = BTreeMap::new();
-        for pair in &self.dimensions {
-            let (name, value) =
-                pair.split_once('=').filter(|(name, _)| !name.is_empty()).ok_or_else(|| {
-                    Error::invalid("dimension", "must be a name and a value, such as model=large")
-                })?;
-            if dimensions.insert(name.to_owned(), value.to_owned()).is_some() {
-                return Err(Error::invalid(format!("dimension.{name}"), "is given twice: give it once"));
-            }
-        }
-        Ok(dimensions)
     }
 }
 

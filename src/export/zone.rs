@@ -18,6 +18,10 @@ impl Zone {
         name.parse().ok().map(Self)
     }
 
+    pub(super) fn tz(self) -> Tz {
+        self.0
+    }
+
     /// The first instant of a day.
     pub(super) fn start_of(self, day: NaiveDate) -> DateTime<Utc> {
         day_start(self.0, day)

@@ -66,9 +66,48 @@ struct UnchargedRow {
     last_at: DateTime<Utc>,
 }
 
+/// SQL: the times that no subscription of an org with a billing profile covers.
+const OWN: &str = "
+    SELECT b.org_id, NULL::integer AS meter_id, u.free
+    FROM billing_profiles b
+    CROSS JOIN LATERAL (SELECT coalesce(range_agg(c.covered), '{}'::tstzmultirange) AS covered
+        FROM local_subscriptions l
+        CROSS JOIN LATERAL (SELECT coalesce(l.ended_at, l.valid_until + CASE WHEN l.cancel_at_period_end
+            THEN interval '0' ELSE make_interval(days => l.grace_days) END) AS over_at) e
+        CROSS JOIN LATERAL (VALUES
+            (tstzrange(l.created_at, greatest(l.created_at, least(l.trial_end, e.over_at)))),
+            (CASE WHEN l.valid_until > coalesce(l.trial_end, l.created_at)
+                THEN tstzrange(l.period_start, greatest(l.period_start, e.over_at)) END)) c (covered)
+        WHERE l.org_id = b.org_id AND c.covered IS NOT NULL AND (l.trial_end IS NOT NULL
+            OR lower(c.covered) = l.period_start)) t
+    CROSS JOIN LATERAL unnest(tstzmultirange(tstzrange($1, $2)) - t.covered) AS u (free)
+    WHERE $3 IS NULL OR b.org_id = $3";
+
+/// SQL: the times that no subscription at Stripe covers, of orgs with a customer there, for meters that are
+/// charged there by invoice items. (Charges by Stripe's meters wait visibly themselves.)
+const STRIPE: &str = "
+    SELECT k.org_id, w.meter_id, u.free
+    FROM stripe_meters w
+    JOIN (SELECT DISTINCT n.org_id, l.account
+        FROM org_refs n JOIN stripe_customer_links l USING (ref)
+        WHERE $3 IS NULL OR n.org_id = $3) k USING (account)
+    CROSS JOIN LATERAL (SELECT coalesce(range_agg(c.covered), '{}'::tstzmultirange) AS covered
+        FROM org_refs n JOIN stripe_customer_links l USING (ref)
+        JOIN subscriptions s
+            ON (s.account, s.livemode, s.customer_id) = (l.account, l.livemode, l.customer_id)
+        CROSS JOIN LATERAL (SELECT coalesce(s.start_date, s.created) AS began) b
+        CROSS JOIN LATERAL (SELECT CASE WHEN s.ended_at IS NULL THEN tstzrange(b.began, NULL)
+            ELSE tstzrange(b.began, greatest(b.began, s.ended_at)) END AS covered) c
+        WHERE n.org_id = k.org_id AND l.account = w.account AND b.began IS NOT NULL
+            AND s.status NOT IN ('incomplete', 'incomplete_expired')) t
+    CROSS JOIN LATERAL unnest(tstzmultirange(tstzrange(least(greatest($1, w.since), $2), $2)) - t.covered)
+        AS u (free)
+    WHERE w.way = 'invoice_items'
+        AND NOT EXISTS (SELECT FROM billing_profiles b WHERE b.org_id = k.org_id)";
+
 /// Usage with a cost in the last [`DAYS`] days that lies in no charged period, of orgs with a billing
-/// profile; by org and currency, at most `limit` rows. `org_id`: only of this one. Only the times that no
-/// subscription covers are read.
+/// profile, and of orgs that Stripe charges by invoice items; by org and currency, at most `limit` rows.
+/// `org_id`: only of this one. Only the times that no subscription covers are read.
 ///
 /// # Errors
 /// When the database fails.
@@ -79,31 +118,22 @@ pub fn list(
     limit: i64,
     now: DateTime<Utc>,
 ) -> QueryResult<Vec<UnchargedUsage>> {
-    let rows: Vec<UnchargedRow> = diesel::sql_query(
-        "SELECT o.public_id AS org, coalesce(s.currency, m.currency, '') AS currency,
+    let rows: Vec<UnchargedRow> = diesel::sql_query(format!(
+        "WITH free AS ({OWN} UNION ALL {STRIPE})
+         SELECT o.public_id AS org, coalesce(s.currency, m.currency, '') AS currency,
              count(DISTINCT r.event_key) AS events, sum(r.cost) AS cost, min(r.occurred_at) AS first_at,
              max(r.occurred_at) AS last_at
-         FROM billing_profiles b
+         FROM free f
          JOIN orgs o USING (org_id)
-         CROSS JOIN LATERAL (SELECT coalesce(range_agg(c.covered), '{}'::tstzmultirange) AS covered
-             FROM local_subscriptions l
-             CROSS JOIN LATERAL (SELECT coalesce(l.ended_at, l.valid_until + CASE WHEN l.cancel_at_period_end
-                 THEN interval '0' ELSE make_interval(days => l.grace_days) END) AS over_at) e
-             CROSS JOIN LATERAL (VALUES
-                 (tstzrange(l.created_at, greatest(l.created_at, least(l.trial_end, e.over_at)))),
-                 (CASE WHEN l.valid_until > coalesce(l.trial_end, l.created_at)
-                     THEN tstzrange(l.period_start, greatest(l.period_start, e.over_at)) END)) c (covered)
-             WHERE l.org_id = b.org_id AND c.covered IS NOT NULL AND (l.trial_end IS NOT NULL
-                 OR lower(c.covered) = l.period_start)) t
-         CROSS JOIN LATERAL unnest(tstzmultirange(tstzrange($1, $2)) - t.covered) AS free
-         JOIN usage_records r ON r.org_id = b.org_id AND r.occurred_at >= lower(free)
-             AND r.occurred_at < upper(free) AND r.cost <> 0
+         JOIN usage_records r ON r.org_id = f.org_id AND r.occurred_at >= lower(f.free)
+             AND r.occurred_at < upper(f.free) AND r.cost <> 0
+             AND (f.meter_id IS NULL OR r.meter_id = f.meter_id)
          JOIN usage_series s ON s.org_id = r.org_id AND s.series_id = r.series_id
          JOIN meters m ON m.meter_id = r.meter_id
-         WHERE o.archived_at IS NULL AND o.erased_at IS NULL AND ($3 IS NULL OR b.org_id = $3)
+         WHERE o.archived_at IS NULL AND o.erased_at IS NULL
              AND (o.public_id, coalesce(s.currency, m.currency, '')) > ($4, $5)
          GROUP BY 1, 2 HAVING sum(r.cost) <> 0 ORDER BY 1, 2 LIMIT $6",
-    )
+    ))
     .bind::<Timestamptz, _>(now - TimeDelta::days(DAYS))
     .bind::<Timestamptz, _>(now)
     .bind::<Nullable<BigInt>, _>(org_id)

@@ -153,7 +153,8 @@ fn must_be_enabled(endpoint: &Endpoint) -> Result<(), Error> {
     if endpoint.enabled {
         return Ok(());
     }
-    Err(Error::conflict("endpoint_disabled", "this endpoint is disabled: set `enabled` to true first"))
+    let why = "this endpoint is disabled: set `enabled` to true first";
+    Err(Error::conflict("endpoint_disabled", why).about("id"))
 }
 
 /// Makes a delivery wait again, whatever its state is, with all of its attempts before it.
@@ -212,7 +213,7 @@ pub fn replay(
     if i64::try_from(found.len()).is_ok_and(|found| found > MOST_REPLAYED) {
         let detail =
             format!("these are more than {MOST_REPLAYED} messages: choose a shorter time by `until`");
-        return Err(Error::conflict("too_many_messages", detail));
+        return Err(Error::conflict("too_many_messages", detail).about("until"));
     }
     let is_wanted = |kind: &str| super::kinds::is_wanted(kind, endpoint.kinds.iter());
     let found: Vec<_> = found.into_iter().filter(|(.., kind)| is_wanted(kind)).collect();

@@ -228,7 +228,7 @@ pub fn create(
     let count: i64 = e::table.filter(e::org_id.eq(org_id)).count().get_result(conn)?;
     if count >= MOST {
         let detail = format!("there are {MOST} endpoints already: delete one, or let one get more kinds");
-        return Err(Error::conflict("too_many_endpoints", detail));
+        return Err(Error::conflict("too_many_endpoints", detail).about("org"));
     }
     let id = ids::fresh("mep");
     diesel::insert_into(e::table)

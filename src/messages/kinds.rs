@@ -70,6 +70,14 @@ pub const KINDS: &[Kind] = &[
         object: None,
     },
     Kind {
+        name: "charge.failed",
+        meaning: "Stripe refused usage that was to be charged, or could not use it: it is not charged until \
+            somebody mends the reason and retries it.",
+        example: r#"{"charge": "chg_019ac3e2a7f07d4cb2a7c1d2e3f40516", "reason":
+            "meter_event_customer_not_found", "detail": "No customer was found with the id cus_1Abc."}"#,
+        object: None,
+    },
+    Kind {
         name: "dispute.closed",
         meaning: "A dispute of a payment was closed. `status` says how: `won`, `lost`, `prevented`, \
             `charge_refunded` or `warning_closed`.",
@@ -89,7 +97,8 @@ pub const KINDS: &[Kind] = &[
     Kind {
         name: "drift.found",
         meaning: "`coulomb verify`, or the check of past days, found derived data that differs from the \
-            stored events: once for the same differences.",
+            stored events: once for the same differences. Or the check `stripe` found that a mirror differed \
+            from Stripe, as when an event was missed; it is repaired, and `GET /v1/stripe/drift` lists it.",
         example: r#"{"check": "usage", "differences": 1, "first":
             "daily_summaries of org 7 on 2026-11-27: 12 stored, 13 expected"}"#,
         object: None,
@@ -197,7 +206,8 @@ pub const KINDS: &[Kind] = &[
     },
     Kind {
         name: "quota.threshold_reached",
-        meaning: "Usage has reached a threshold of a quota: once for each threshold and period.",
+        meaning: "Usage has reached a threshold of a quota: once for each threshold and period, of a rolling \
+            window each time that usage crosses it upwards. `period_end` is null where there is no period.",
         example: r#"{"org": "org_019ac3e2a7f07d4cb2a7c1d2e3f40516", "meter": "tokens", "filter": {},
             "subject": null, "period": "month", "period_start": "2026-11-01T00:00:00Z", "period_end":
             "2026-12-01T00:00:00Z", "threshold": "80", "limit": "1000000", "used": "800012",

@@ -19,6 +19,7 @@ use super::rates::{self, RateCard};
 use crate::billing::directory::OrgContext;
 use crate::error::Error;
 use crate::metering::slots::{self, Slot};
+use crate::metering::windows::Window;
 use crate::schema::{catalog, usage_closings};
 
 /// Advisory lock of the catalogue: shared while usage is written, exclusive while the catalogue changes.
@@ -40,6 +41,8 @@ pub struct Catalog {
     org_rate_cards: HashMap<(i32, i64), Vec<Arc<RateCard>>>,
     /// Slots by meter.
     pub slots: HashMap<i32, Vec<Arc<Slot>>>,
+    /// The windows of those slots that count by one.
+    pub windows: HashMap<i32, Window>,
     /// The last closed month by org; 0: of every org. Usage of a closed month is posted to an open one.
     pub closed: HashMap<i64, NaiveDate>,
 }
@@ -123,6 +126,7 @@ pub(crate) fn read(conn: &mut PgConnection) -> Result<Catalog, Error> {
         cards.sort_by(|one, other| one.order().cmp(&other.order()));
     }
     for slot in slots::all(conn)? {
+        loaded.windows.extend(slot.period.window().map(|window| (slot.slot_id, window)));
         loaded.slots.entry(slot.meter_id).or_default().push(Arc::new(slot));
     }
     loaded.closed = usage_closings::table

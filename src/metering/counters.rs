@@ -7,7 +7,7 @@ use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Date, Integer, Nullable, Numeric, Text, Timestamptz, Untyped};
 
-use super::periods::{Period, UsageTime};
+use super::periods::{ALWAYS, Period, UsageTime};
 use super::slots::Slot;
 use rust_decimal::Decimal;
 
@@ -95,6 +95,38 @@ statement!(Look -> (BigInt, BigInt, Nullable<Numeric>, Nullable<Numeric>):
      FROM unnest(?, ?, ?, ?, ?) WITH ORDINALITY AS t (o, s, j, p, b, n)
       LEFT JOIN quota_counters c
           ON (c.org_id, c.slot_id, c.subject, c.period, c.began) = (t.o, t.s, t.j, t.p, t.b)");
+// The counters from one key to another, of one org, slot and subject.
+macro_rules! around {
+    ($columns:literal, $join:literal) => {
+        concat!(
+            "SELECT ",
+            $columns,
+            " FROM unnest(?, ?, ?, ?, ?, ?, ?) AS t (o, s, j, p, b, q, e) ",
+            $join,
+            " quota_counters c ON (c.org_id, c.slot_id, c.subject) = (t.o, t.s, t.j)
+                 AND c.period BETWEEN t.p AND t.q AND c.began BETWEEN t.b AND t.e"
+        )
+    };
+}
+struct ReadAround;
+impl crate::db::prepared::StatementText for ReadAround {
+    const SQL: &'static str =
+        around!("c.org_id, c.slot_id, c.subject, c.period, c.began, c.used, c.reserved", "JOIN");
+    type Row = (KeyTypes, Numeric, Numeric);
+}
+// One statement, so one snapshot, as `Look`.
+struct LookAround;
+impl crate::db::prepared::StatementText for LookAround {
+    const SQL: &'static str = around!(
+        "(SELECT version FROM catalog WHERE name = 'metering'), t.o, t.s, t.j, c.period, c.began, c.used,
+             c.reserved",
+        "LEFT JOIN"
+    );
+    type Row = (
+        (BigInt, BigInt, Integer, Text),
+        (Nullable<Date>, Nullable<Timestamptz>, Nullable<Numeric>, Nullable<Numeric>),
+    );
+}
 statement!(Change -> Untyped:
     "UPDATE quota_counters c SET used = c.used + t.u, reserved = c.reserved + t.r
       FROM unnest(?, ?, ?, ?, ?, ?, ?) AS t (o, s, j, p, b, u, r)
@@ -139,33 +171,67 @@ pub fn add(conn: &mut PgConnection, changes: &[(CounterKey, Sum)]) -> Result<Vec
     Ok(moved.collect())
 }
 
-/// Locks counters until the caller's transaction ends, and reads them; missing ones are inserted.
-pub fn lock(
-    conn: &mut PgConnection,
-    keys: &BTreeSet<CounterKey>,
-) -> Result<BTreeMap<CounterKey, Count>, Error> {
-    if keys.is_empty() {
-        return Ok(BTreeMap::new());
+/// Counters by their keys.
+pub type Counts = BTreeMap<CounterKey, Count>;
+
+/// Locks counters until the caller's transaction ends; missing ones are inserted. To read them, use a new
+/// statement: it sees what others committed while this one waited.
+pub fn lock(conn: &mut PgConnection, keys: &BTreeSet<CounterKey>) -> Result<(), Error> {
+    if !keys.is_empty() {
+        bind_keys::<Lock>(keys.iter()).execute(conn)?;
     }
-    bind_keys::<Lock>(keys.iter()).execute(conn)?;
-    // A new statement sees what others committed while the one before waited.
-    read(conn, keys)
+    Ok(())
 }
 
 /// Reads counters; missing ones are left out.
-pub fn read(
-    conn: &mut PgConnection,
-    keys: &BTreeSet<CounterKey>,
-) -> Result<BTreeMap<CounterKey, Count>, Error> {
+pub fn read(conn: &mut PgConnection, keys: &BTreeSet<CounterKey>) -> Result<Counts, Error> {
+    if keys.is_empty() {
+        return Ok(Counts::new());
+    }
     let rows: Vec<(KeyRow, Sum, Sum)> = bind_keys::<Read>(keys.iter()).load(conn)?;
     Ok(rows.into_iter().map(|(key, used, reserved)| (key_from_row(key), Count { used, reserved })).collect())
+}
+
+/// From one counter to another of the same org, slot and subject.
+pub type KeyRange = (CounterKey, CounterKey);
+
+fn bind_ranges<'a, S: crate::db::prepared::StatementText>(ranges: &'a [KeyRange]) -> Prepared<'a, S> {
+    bind_keys(ranges.iter().map(|(first, _)| first))
+        .bind::<Date, _>(ranges.iter().map(|(_, last)| last.period.to_row().0).collect::<Vec<_>>())
+        .bind::<Timestamptz, _>(ranges.iter().map(|(_, last)| last.period.to_row().1).collect::<Vec<_>>())
+}
+
+/// Reads the counters of ranges, their ends included; missing ones are left out.
+pub fn read_ranges(conn: &mut PgConnection, ranges: &[KeyRange]) -> Result<Counts, Error> {
+    if ranges.is_empty() {
+        return Ok(Counts::new());
+    }
+    let rows: Vec<(KeyRow, Sum, Sum)> = bind_ranges::<ReadAround>(ranges).load(conn)?;
+    Ok(rows.into_iter().map(|(key, used, reserved)| (key_from_row(key), Count { used, reserved })).collect())
+}
+
+/// As [`read_ranges`], together with the version of the catalogue.
+pub fn read_ranges_with_version(
+    conn: &mut PgConnection,
+    ranges: &[KeyRange],
+) -> Result<(i64, Counts), Error> {
+    type FoundRow =
+        ((i64, i64, i32, String), (Option<NaiveDate>, Option<DateTime<Utc>>, Option<Sum>, Option<Sum>));
+    let rows: Vec<FoundRow> = bind_ranges::<LookAround>(ranges).load(conn)?;
+    let version = rows.first().map_or(0, |((version, ..), _)| *version);
+    let found =
+        rows.into_iter().filter_map(|((_, org_id, slot_id, subject), (period, began, used, reserved))| {
+            let key = key_from_row((org_id, slot_id, subject, (period?, began?)));
+            Some((key, Count { used: used?, reserved: reserved? }))
+        });
+    Ok((version, found.collect()))
 }
 
 /// Reads counters together with the version of the catalogue; missing counters are left out.
 pub fn read_with_version(
     conn: &mut PgConnection,
     keys: &BTreeSet<CounterKey>,
-) -> Result<(i64, BTreeMap<CounterKey, Count>), Error> {
+) -> Result<(i64, Counts), Error> {
     let rows: Vec<(i64, i64, Option<Sum>, Option<Sum>)> = bind_keys::<Look>(keys.iter()).load(conn)?;
     let version = rows.first().map_or(0, |row| row.0);
     let counts: BTreeMap<i64, Count> = rows
@@ -206,19 +272,30 @@ pub struct CounterHorizon {
 
 /// Deletes at most 5000 old counters and returns how many. Counters with reservations stay.
 pub fn delete_old(conn: &mut PgConnection, horizon: CounterHorizon) -> Result<usize, Error> {
-    // Of subjects, a month must be over for so long, not only have begun: 31 days more.
+    // Of subjects, a month must be over for so long, not only have begun: 31 days more. A bucket must have
+    // left its window for so long, as `Window::days` counts. An anchor goes after its last bucket.
     let deleted = diesel::sql_query(
         "DELETE FROM quota_counters WHERE ctid = ANY (ARRAY (
-            SELECT c.ctid FROM quota_counters c JOIN quota_slots s USING (slot_id)
+            SELECT c.ctid
+            FROM quota_counters c
+            JOIN quota_slots s USING (slot_id)
+            CROSS JOIN LATERAL (SELECT substring(s.period FROM '^rolling_([0-9]+)[hd]$')::integer
+                * CASE right(s.period, 1) WHEN 'd' THEN 24 ELSE 1 END AS hours) w
             WHERE c.period < greatest($1, $2) AND c.reserved = 0 AND s.period <> 'always'
               AND c.period < CASE WHEN s.period = 'billing' THEN $3 WHEN s.period = 'hour' THEN $2
+                                  WHEN w.hours IS NOT NULL THEN $2 - ceil(w.hours * 25 / 576.0)::integer
                                   WHEN NOT s.per_subject THEN $1
                                   WHEN s.period = 'day' THEN $2 ELSE $2 - 31 END
+              AND (c.period <> $4 OR NOT EXISTS (
+                  SELECT FROM quota_counters b
+                  WHERE (b.org_id, b.slot_id, b.subject) = (c.org_id, c.slot_id, c.subject)
+                      AND b.period > c.period))
             LIMIT 5000 FOR UPDATE OF c SKIP LOCKED))",
     )
     .bind::<Date, _>(horizon.org)
     .bind::<Date, _>(horizon.subject)
     .bind::<Date, _>(horizon.billing)
+    .bind::<Date, _>(ALWAYS)
     .execute(conn)?;
     Ok(deleted)
 }

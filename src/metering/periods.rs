@@ -4,7 +4,7 @@
 //! period ends. The name of a day, week or month is its first local day, the *label*: after a change of zone
 //! the counter of that date goes on, and only its first and last instant move. The name of a billing period
 //! is the instant at which it began, because two may begin on one date; its label is that date in UTC. So is
-//! the name of an hour.
+//! the name of an hour, and of a bucket of a rolling window (`windows.rs`).
 
 use chrono::{DateTime, Datelike, Days, DurationRound, Months, NaiveDate, TimeDelta, Utc};
 
@@ -12,19 +12,17 @@ use super::slots::PeriodKind;
 use crate::billing::directory::OrgContext;
 use crate::time::day_start;
 
-/// Label of the one counter of a level, which has no period. No usage is older.
+/// Label of the one counter of what has no period. No usage is older.
 pub const ALWAYS: NaiveDate = NaiveDate::from_ymd_opt(2000, 1, 1).expect("a date");
-/// A level has no end: the last second of the year 9999.
-const NEVER: DateTime<Utc> = DateTime::from_timestamp(253_402_300_799, 0).expect("in range");
 
 /// Names a period.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Period {
-    /// Its first day: local for a day, week or month, in UTC for a billing period or hour, [`ALWAYS`] for a
-    /// level.
+    /// Its first day: local for a day, week or month, in UTC for a billing period, an hour or a bucket,
+    /// [`ALWAYS`] for what has no period.
     pub label: NaiveDate,
-    /// When a billing period or hour began; `None`: a local day, week or month, whose beginning depends on
-    /// the org's zone.
+    /// When a billing period, an hour or a bucket began; `None`: a local day, week or month, whose beginning
+    /// depends on the org's zone, or no period.
     pub began: Option<DateTime<Utc>>,
 }
 
@@ -51,7 +49,7 @@ impl UsageTime {
 pub struct CountedDays {
     /// Of orgs, and of all billing periods.
     pub org: u16,
-    /// Of subjects, and of all hours.
+    /// Of subjects, of all hours, and of the buckets of windows, whose length comes on top.
     pub subject: u16,
 }
 
@@ -68,8 +66,12 @@ impl CountedDays {
         org: &OrgContext,
         at: DateTime<Utc>,
     ) -> NaiveDate {
-        let is_short = kind == PeriodKind::Hour || per_subject && kind != PeriodKind::Billing;
-        let days = if is_short { self.subject } else { self.org };
+        let days = match kind {
+            PeriodKind::Rolling(window) => self.subject + window.days(),
+            PeriodKind::Hour => self.subject,
+            _ if per_subject && kind != PeriodKind::Billing => self.subject,
+            _ => self.org,
+        };
         Period::at(kind, org, at.checked_sub_days(Days::new(days.into())).unwrap_or(at)).label
     }
 }
@@ -78,15 +80,26 @@ impl CountedDays {
 const NO_INSTANT: DateTime<Utc> = DateTime::UNIX_EPOCH;
 
 impl Period {
+    /// The one counter of what has no period, and the anchor of a rolling window.
+    pub const ALWAYS: Self = Self { label: ALWAYS, began: None };
+
+    /// The period that begins at an instant: a billing period, an hour or a bucket.
+    #[must_use]
+    pub fn instant(began: DateTime<Utc>) -> Self {
+        Self { label: began.date_naive(), began: Some(began) }
+    }
+
     /// The period of usage of this time. Without a billing period the month takes its place.
     #[must_use]
     pub fn containing(kind: PeriodKind, time: UsageTime) -> Self {
         let local = |label: NaiveDate| Self { label, began: None };
-        let instant = |began: DateTime<Utc>| Self { label: began.date_naive(), began: Some(began) };
         let day = time.day;
         match (kind, time.billing) {
-            (PeriodKind::Always, _) => local(ALWAYS),
-            (PeriodKind::Hour, _) => instant(time.at.duration_trunc(TimeDelta::hours(1)).unwrap_or(time.at)),
+            (PeriodKind::Always, _) => Self::ALWAYS,
+            (PeriodKind::Rolling(window), _) => Self::instant(window.bucket_start(time.at)),
+            (PeriodKind::Hour, _) => {
+                Self::instant(time.at.duration_trunc(TimeDelta::hours(1)).unwrap_or(time.at))
+            }
             (PeriodKind::Day, _) => local(day),
             (PeriodKind::Week, _) => {
                 let days = u64::from(day.weekday().num_days_from_monday());
@@ -106,14 +119,22 @@ impl Period {
     /// The billing period that began then; without one the local month of the day.
     #[must_use]
     pub fn billing(began: Option<DateTime<Utc>>, day: NaiveDate) -> Self {
-        let period = |began: DateTime<Utc>| Self { label: began.date_naive(), began: Some(began) };
-        began.map_or_else(|| Self::month(day), period)
+        began.map_or_else(|| Self::month(day), Self::instant)
     }
 
     /// The period of an instant.
     #[must_use]
     pub fn at(kind: PeriodKind, org: &OrgContext, at: DateTime<Utc>) -> Self {
         Self::containing(kind, UsageTime::of(org, at))
+    }
+
+    /// The label of the first period that counts at an instant: of a rolling window the oldest bucket in it.
+    #[must_use]
+    pub fn first_seen(kind: PeriodKind, org: &OrgContext, at: DateTime<Utc>) -> NaiveDate {
+        let began = Self::at(kind, org, at);
+        let first =
+            kind.window().zip(began.began).map(|(window, began)| Self::instant(began - window.length()));
+        first.unwrap_or(began).label
     }
 
     /// The columns `period` and `began`.
@@ -128,26 +149,27 @@ impl Period {
         Self { label, began: Some(began).filter(|began| *began != NO_INSTANT) }
     }
 
-    /// When it begins and ends, `[start, end)`. A billing period that the org has no longer ends a month
-    /// after its beginning.
+    /// When it begins and ends, `[start, end)`; without an end: what has no period. A billing period that the
+    /// org has no longer ends a month after its beginning.
     #[must_use]
-    pub fn bounds(self, kind: PeriodKind, org: &OrgContext) -> (DateTime<Utc>, DateTime<Utc>) {
+    pub fn bounds(self, kind: PeriodKind, org: &OrgContext) -> (DateTime<Utc>, Option<DateTime<Utc>>) {
         if let Some(began) = self.began {
-            if kind == PeriodKind::Hour {
-                return (began, began + TimeDelta::hours(1));
-            }
-            let end = org.billing_bounds(began).map(|(_, end)| end);
-            return (began, end.or_else(|| began.checked_add_months(Months::new(1))).unwrap_or(began));
+            let end = match kind {
+                PeriodKind::Hour => Some(began + TimeDelta::hours(1)),
+                PeriodKind::Rolling(window) => Some(began + window.bucket()),
+                _ => org.billing_bounds(began).map(|(_, end)| end),
+            };
+            return (began, Some(end.or_else(|| began.checked_add_months(Months::new(1))).unwrap_or(began)));
         }
         let next = match kind {
+            PeriodKind::Always | PeriodKind::Rolling(_) => return (day_start(org.zone, self.label), None),
             PeriodKind::Day | PeriodKind::Hour => self.label.checked_add_days(Days::new(1)),
             PeriodKind::Week => self.label.checked_add_days(Days::new(7)),
             PeriodKind::Month | PeriodKind::Billing => {
                 self.label.checked_add_months(Months::new(1)).and_then(|next| next.with_day(1))
             }
-            PeriodKind::Always => return (day_start(org.zone, self.label), NEVER),
         };
-        (day_start(org.zone, self.label), day_start(org.zone, next.unwrap_or(self.label)))
+        (day_start(org.zone, self.label), Some(day_start(org.zone, next.unwrap_or(self.label))))
     }
 }
 
@@ -216,6 +238,7 @@ mod tests {
             (PeriodKind::Billing, billing, "2026-02-11", billing),
             (PeriodKind::Billing, None, "2026-02-01", None),
             (PeriodKind::Always, billing, "2000-01-01", None),
+            (PeriodKind::parse("rolling_24h").expect("a window"), billing, "2026-03-01", hour),
         ] {
             let time = UsageTime { at: at("2026-03-01T01:59:59.999999Z"), day: late, billing };
             let period = Period::containing(kind, time);

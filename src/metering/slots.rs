@@ -1,18 +1,22 @@
 //! Slots: what is counted for quotas. Owns `quota_slots` and `quota_slot_orgs`.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::openapi::schema::{ObjectBuilder, Type};
+use utoipa::openapi::{RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
 
+use super::windows::Window;
 use crate::error::Error;
 use crate::schema::{quota_slot_orgs, quota_slots};
 
 /// The kind of period that a counter is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub enum PeriodKind {
     /// An hour by UTC.
     Hour,
@@ -24,31 +28,72 @@ pub enum PeriodKind {
     Month,
     /// The billing period of the org's subscription; a calendar month while it has none.
     Billing,
-    /// No period: a level stays until it changes. For level meters, and only for those.
+    /// No period. Of a level meter: the level, which stays until it changes. Of any other meter: all usage
+    /// ever recorded.
     Always,
+    /// The last hours or days before any instant.
+    Rolling(Window),
 }
 
 impl PeriodKind {
     /// The name in the database and in the API.
     #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
+    pub fn name(self) -> Cow<'static, str> {
+        Cow::Borrowed(match self {
             Self::Hour => "hour",
             Self::Day => "day",
             Self::Week => "week",
             Self::Month => "month",
             Self::Billing => "billing",
             Self::Always => "always",
-        }
+            Self::Rolling(window) => return Cow::Owned(window.name()),
+        })
     }
 
     /// The kind with this name.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
-        let all = [Self::Hour, Self::Day, Self::Week, Self::Month, Self::Billing, Self::Always];
-        all.into_iter().find(|kind| kind.name() == name)
+        let named = [Self::Hour, Self::Day, Self::Week, Self::Month, Self::Billing, Self::Always];
+        let named = named.into_iter().find(|kind| kind.name() == name);
+        named.or_else(|| Window::parse(name).map(Self::Rolling))
+    }
+
+    /// The window, if it is one.
+    #[must_use]
+    pub fn window(self) -> Option<Window> {
+        if let Self::Rolling(window) = self { Some(window) } else { None }
     }
 }
+
+impl From<PeriodKind> for String {
+    fn from(kind: PeriodKind) -> Self {
+        kind.name().into_owned()
+    }
+}
+
+impl TryFrom<String> for PeriodKind {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        let rule = "must be hour, day, week, month, billing or always, or a rolling window of";
+        Self::parse(&name).ok_or_else(|| format!("{rule} {}", Window::RULE))
+    }
+}
+
+impl PartialSchema for PeriodKind {
+    fn schema() -> RefOr<Schema> {
+        let meaning = "How long a counter runs. `hour`: by UTC. `day`, `week` (from Monday), `month`: in the \
+            org's zone. `billing`: the billing period of its subscription; a month while it has none. \
+            `always`: for ever; of a level meter the present level, of another meter all usage ever \
+            recorded. `rolling_<n>h`, `rolling_<n>d`: the last n hours (1 to 744) or days (1 to 31) before \
+            any instant, counted in buckets of a 24th of the window.";
+        let string = ObjectBuilder::new().schema_type(Type::String).description(Some(meaning));
+        let pattern = "^(hour|day|week|month|billing|always|rolling_[1-9][0-9]{0,2}[hd])$";
+        string.pattern(Some(pattern)).examples(["month", "rolling_24h"]).into()
+    }
+}
+
+impl ToSchema for PeriodKind {}
 
 /// What a counter counts: usage of a meter, with a filter, by a kind of period.
 #[derive(Clone, Debug)]

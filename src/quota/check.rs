@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 
 use super::limit_status::{
     BatteryStatus, LimitStatus, RequestedUsage, applicable_limits, battery_units, limited_meter,
-    no_such_meter,
+    no_such_meter, reach,
 };
 use super::orgs::Orgs;
 use super::rulebook::Rulebook;
@@ -23,7 +23,7 @@ use crate::billing::org_name::OrgRef;
 use crate::error::Error;
 use crate::group_commit::{Session, Work};
 use crate::metering::catalog;
-use crate::metering::counters::{self, Count, CounterKey};
+use crate::metering::counters::{self, CounterKey, Counts};
 use crate::metering::meters::Meter;
 use crate::panics;
 use crate::quantity::Quantity;
@@ -82,7 +82,7 @@ impl Work for CheckWork {
         self.0.rules.while_unchanged(conn, |conn, rules| {
             let questions = Questions { rules, orgs: &orgs, now };
             let batteries = read_batteries(conn, &rules.limits.battery, &questions.burning(items()), now)?;
-            let (version, counts) = read_counters(conn, &questions.counters(items()), &orgs, now)?;
+            let (version, counts) = read_counters(conn, rules, &questions.counters(items()), &orgs, now)?;
             let state = CurrentState { questions, counts, batteries };
             let verdicts = || requests.iter().map(|items| state.verdicts(items)).collect();
             Ok((version == rules.version()).then(verdicts))
@@ -112,7 +112,8 @@ impl<'a> Questions<'a> {
             let (org, meter) = self.find(item)?;
             Some(applicable_limits(self.rules, org, meter.meter_id, &item.1, self.now))
         });
-        limits.flatten().filter(|limit| limit.limit.is_some()).map(|limit| limit.key).collect()
+        let limits = limits.flatten().filter(|limit| limit.limit.is_some());
+        limits.flat_map(|limit| limit.keys().collect::<Vec<_>>()).collect()
     }
 
     /// The orgs whose battery the items would burn from.
@@ -132,14 +133,21 @@ impl<'a> Questions<'a> {
 /// Reads counters, and in the same statement the catalogue's version. Overdue reservations do not count.
 pub(super) fn read_counters(
     conn: &mut PgConnection,
+    rules: &Rulebook,
     keys: &BTreeSet<CounterKey>,
     orgs: &Orgs,
     now: DateTime<Utc>,
-) -> Result<(i64, BTreeMap<CounterKey, Count>), Error> {
+) -> Result<(i64, Counts), Error> {
     if keys.is_empty() {
         return Ok((catalog::version(conn)?, BTreeMap::new()));
     }
-    let (version, mut counts) = counters::read_with_version(conn, keys)?;
+    let mut ranges = reach(&rules.catalog, keys);
+    let (version, mut counts) = if ranges.is_empty() {
+        counters::read_with_version(conn, keys)?
+    } else {
+        ranges.extend(keys.iter().map(|key| (key.clone(), key.clone())));
+        counters::read_ranges_with_version(conn, &ranges)?
+    };
     if counts.values().any(|count| !count.reserved.is_zero()) {
         for row in reservations::overdue(conn, &orgs.ids(), now)? {
             for key in &row.counters {
@@ -180,7 +188,7 @@ pub(super) fn read_batteries(
 /// What checks are decided by.
 struct CurrentState<'a> {
     questions: Questions<'a>,
-    counts: BTreeMap<CounterKey, Count>,
+    counts: Counts,
     batteries: Accounts,
 }
 
@@ -196,7 +204,6 @@ impl CurrentState<'_> {
         let meter = limited_meter(&rules.catalog, &usage.meter)
             .ok_or_else(|| no_such_meter(format!("items.{n}.meter"), &usage.meter))?;
         let limits = applicable_limits(rules, org, meter.meter_id, usage, now);
-        let count = |key: &CounterKey| self.counts.get(key).copied().unwrap_or_default();
         let units = battery_units(&rules.catalog, org, meter.meter_id, usage, now)?;
         let account = self.batteries.get(org.org_id).filter(|_| !units.is_zero());
         let debt_limit = rules.limits.battery.debt_limit(org);
@@ -205,12 +212,12 @@ impl CurrentState<'_> {
         Ok(Verdict {
             allowed: refusal.is_none()
                 && holds
-                && limits.iter().all(|limit| limit.fits(count(&limit.key), usage.amount)),
+                && limits.iter().all(|limit| limit.fits(&self.counts, usage.amount)),
             refused: refusal.map(|(code, detail)| OrgRefusal { code, detail }),
             org: org.public_id.to_string(),
             meter: meter.key.clone(),
             amount: Quantity(usage.amount),
-            quotas: limits.iter().filter_map(|limit| limit.status(meter, org, count(&limit.key))).collect(),
+            quotas: limits.iter().filter_map(|limit| limit.status(meter, org, &self.counts)).collect(),
             battery: account.map(|account| BatteryStatus::new(account, debt_limit, units)),
         })
     }

@@ -59,8 +59,8 @@ impl SlotDefinition {
         Value::Object(self.filter.iter().map(|(name, value)| (name.clone(), value.as_str().into())).collect())
     }
 
-    /// The row id of the meter, if it can be counted so.
-    fn check(&self, conn: &mut PgConnection) -> Result<i32, Error> {
+    /// The meter, if it can be counted so.
+    fn check(&self, conn: &mut PgConnection) -> Result<Meter, Error> {
         let counts = |meter: &Meter| meter.key == self.meter && meter.archived_at.is_none();
         let meter = meters::all(conn)?.into_iter().find(counts).ok_or_else(|| {
             let rule = format!("`{}` is no meter that counts: /v1/meters lists them", self.meter);
@@ -74,8 +74,8 @@ impl SlotDefinition {
             );
             return Err(Error::invalid("meter", rule));
         }
-        if (meter.aggregation == Aggregation::Level) != (self.period == PeriodKind::Always) {
-            let rule = "must be `always` for a level, which has no period, and for no other meter";
+        if meter.aggregation == Aggregation::Level && self.period != PeriodKind::Always {
+            let rule = "must be `always` for a level: it is how much there is now, in whatever period";
             return Err(Error::invalid("period", rule));
         }
         for (name, value) in &self.filter {
@@ -88,7 +88,7 @@ impl SlotDefinition {
                 return Err(Error::invalid(field(), format!("must be at most {TEXT_LIMIT} characters")));
             }
         }
-        Ok(meter.meter_id)
+        Ok(meter)
     }
 }
 
@@ -114,13 +114,14 @@ pub fn define(
     now: DateTime<Utc>,
 ) -> Result<i32, Error> {
     catalog::begin_change(conn)?;
-    let meter_id = definition.check(conn)?;
+    let meter = definition.check(conn)?;
+    let meter_id = meter.meter_id;
     let slot = match find(conn, meter_id, definition)? {
         Some(slot) => slot,
         None => insert(conn, meter_id, definition, now)?,
     };
     let StoredSlot { slot_id, everywhere, .. } = slot;
-    let history = SlotHistory { slot, meter_id, definition, now };
+    let history = SlotHistory { slot, meter: &meter, definition, now };
     match orgs {
         SlotOrgs::One(org_id) => {
             let joined = diesel::insert_into(quota_slot_orgs::table)
@@ -183,7 +184,7 @@ fn find(
 /// # Errors
 /// [`Error::Invalid`] for what no slot can count.
 pub fn existing(conn: &mut PgConnection, definition: &SlotDefinition) -> Result<Option<i32>, Error> {
-    let meter_id = definition.check(conn)?;
+    let meter_id = definition.check(conn)?.meter_id;
     Ok(find(conn, meter_id, definition)?.map(|slot| slot.slot_id))
 }
 

@@ -109,7 +109,7 @@ fn lock<'a>(
     keys.extend(demands.iter().flat_map(|demand| demand.counters.iter().map(|(key, _)| key.clone())));
     let burning = demands.iter().filter(|demand| !demand.units.is_zero());
     UsageClaimed::by_caller()
-        .lock_counters(conn, &keys)?
+        .lock_counters(conn, rules, &keys)?
         .lock_reservations(conn, &overdue.iter().map(ReservationRow::name).collect())?
         .lock_batteries(conn, rules, burning.map(|demand| demand.org), now)?
         .ok_or_else(|| Error::Internal("a reservation changed its counters".to_owned()))
@@ -131,6 +131,6 @@ fn refused_by_quota(
     }
     let (meter, slot) = rules.slot(key.slot_id)?;
     let limit = ApplicableLimit { key: key.clone(), slot: Arc::clone(slot), limit: Some(limit), exempt };
-    let count = state.count(key);
-    if limit.fits(count, added) { None } else { limit.status(meter, demand.org, count) }
+    let counts = state.counts();
+    if limit.fits(counts, added) { None } else { limit.status(meter, demand.org, counts) }
 }

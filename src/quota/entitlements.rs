@@ -11,6 +11,7 @@ use utoipa::ToSchema;
 
 use super::QuotaContext;
 use super::check;
+use super::limit_status::resets_at;
 use super::limits::{Enforcement, NamedVersion};
 use super::orgs::Orgs;
 use super::rulebook::Rulebook;
@@ -21,8 +22,9 @@ use crate::billing::directory::OrgContext;
 use crate::billing::org_name::OrgRef;
 use crate::error::Error;
 use crate::group_commit::{Session, Work};
-use crate::metering::counters::{Count, CounterKey};
+use crate::metering::counters::{CounterKey, Counts};
 use crate::metering::periods::UsageTime;
+use crate::metering::rolling;
 use crate::metering::slots::{PeriodKind, Slot};
 use crate::panics;
 use crate::quantity::Quantity;
@@ -51,8 +53,9 @@ pub struct EntitledQuota {
     pub reserved: Option<Quantity>,
     /// What is left, 0 when nothing is; null: no limit.
     pub remaining: Option<Quantity>,
-    /// When the next period begins.
-    pub resets_at: DateTime<Utc>,
+    /// When the next period begins. Of a rolling window: when the oldest usage in it leaves it; null: there
+    /// is none in it, or each subject has its own. Null where there is no period (`always`): it never resets.
+    pub resets_at: Option<DateTime<Utc>>,
 }
 
 /// What an org's battery holds.
@@ -130,7 +133,7 @@ impl Work for EntitlementWork {
             let keys: BTreeSet<CounterKey> =
                 found.values().flat_map(|org| counters(rules, org, now)).collect();
             let batteries = check::read_batteries(conn, &rules.limits.battery, &found, now)?;
-            let (version, counts) = check::read_counters(conn, &keys, &orgs, now)?;
+            let (version, counts) = check::read_counters(conn, rules, &keys, &orgs, now)?;
             let entitlements = |org: &OrgRef| {
                 let org = orgs.get(org).ok_or_else(|| Error::UnknownOrg("id".into()))?;
                 let quotas = limited_slots(rules, org)
@@ -168,7 +171,11 @@ fn limited_slots<'a>(
 /// The counters of an org's limits; those of subjects are left out.
 fn counters(rules: &Rulebook, org: &OrgContext, now: DateTime<Utc>) -> Vec<CounterKey> {
     let of_org = limited_slots(rules, org).filter(|(_, slot)| !slot.per_subject);
-    of_org.map(|(_, slot)| counter(slot, org, now)).collect()
+    let keys = |slot: &Slot| {
+        let key = counter(slot, org, now);
+        slot.period.window().map(|_| rolling::anchor(&key)).into_iter().chain([key])
+    };
+    of_org.flat_map(|(_, slot)| keys(slot)).collect()
 }
 
 fn counter(slot: &Slot, org: &OrgContext, now: DateTime<Utc>) -> CounterKey {
@@ -180,12 +187,13 @@ impl EntitledQuota {
         rules: &Rulebook,
         org: &OrgContext,
         (meter, slot): (&str, &Slot),
-        counts: &BTreeMap<CounterKey, Count>,
+        counts: &Counts,
         now: DateTime<Utc>,
     ) -> Option<Self> {
         let limit = rules.limits.limit(org, slot.slot_id)?;
         let key = counter(slot, org, now);
-        let count = (!slot.per_subject).then(|| counts.get(&key).copied().unwrap_or_default());
+        let counted = rolling::counted(counts, slot.period.window(), &key);
+        let count = (!slot.per_subject).then_some(counted.count);
         let remaining = limit.terms.limit.zip(count).map(|(limit, count)| Quantity(count.remaining(limit.0)));
         Some(Self {
             quota: limit.source.quota().cloned(),
@@ -198,7 +206,7 @@ impl EntitledQuota {
             used: count.map(|count| Quantity(count.used.shown())),
             reserved: count.map(|count| Quantity(count.reserved.shown())),
             remaining,
-            resets_at: key.period.bounds(slot.period, org).1,
+            resets_at: resets_at(slot, org, &key, counted),
         })
     }
 }

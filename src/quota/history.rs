@@ -20,17 +20,19 @@ use crate::time::{Day, Moment};
 pub struct PeriodUsage {
     #[serde(skip)]
     pub cursor: HistoryCursor,
-    /// First day of the period: local; of a subscription's period by UTC.
+    /// First day of the period: local; by UTC of a subscription's period, an hour, or a bucket of a rolling
+    /// window; 1 January 2000 where there is no period (`always`).
     pub period: NaiveDate,
     /// When it began: a local day or month by the zone that the org has now.
     pub start: DateTime<Utc>,
-    /// When it ended or will end.
-    pub end: DateTime<Utc>,
+    /// When it ended or will end; null where there is no period.
+    pub end: Option<DateTime<Utc>>,
     /// The subject, where each has a counter; empty: usage that named none.
     pub subject: Option<String>,
     /// Usage counted.
     pub used: Quantity,
-    /// Set aside by reservations that are open, or whose end was not seen yet.
+    /// Set aside by reservations that are open, or whose end was not seen yet. Of a rolling window they count
+    /// in no single bucket: 0.
     pub reserved: Quantity,
 }
 

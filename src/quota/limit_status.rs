@@ -1,7 +1,8 @@
 //! How an org stands under the limits that hold for it, and to its battery.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
@@ -15,10 +16,11 @@ use crate::battery::Account;
 use crate::billing::directory::OrgContext;
 use crate::error::Error;
 use crate::metering::catalog::Catalog;
-use crate::metering::counters::{Count, CounterKey, slots_for};
+use crate::metering::counters::{CounterKey, Counts, KeyRange, slots_for};
 use crate::metering::meters::{Meter, Unpriced};
 use crate::metering::periods::UsageTime;
 use crate::metering::rating;
+use crate::metering::rolling::{self, Counted};
 use crate::metering::slots::{PeriodKind, Slot};
 use crate::quantity::{Quantity, Sum};
 
@@ -62,8 +64,9 @@ pub struct LimitStatus {
     pub remaining: Option<Quantity>,
     /// The limit does not hold this subject.
     pub exempt: bool,
-    /// When the next period begins; of a level, which has no period, the end of the year 9999.
-    pub resets_at: DateTime<Utc>,
+    /// When the next period begins. Of a rolling window: when the oldest usage in it leaves it; null: there
+    /// is none in it. Null where there is no period (`always`): it never resets.
+    pub resets_at: Option<DateTime<Utc>>,
 }
 
 /// How an org's battery stands to what is asked for.
@@ -117,19 +120,38 @@ pub(super) struct ApplicableLimit<'a> {
 }
 
 impl ApplicableLimit<'_> {
+    /// The counters that must be locked or read to decide on this limit, in their order. Of a rolling window
+    /// also its neighbours, which [`reach`] gives.
+    pub(super) fn keys(&self) -> impl Iterator<Item = CounterKey> {
+        let anchor = self.slot.period.window().map(|_| rolling::anchor(&self.key));
+        anchor.into_iter().chain([self.key.clone()])
+    }
+
+    /// The counter where a reservation sets its amount aside.
+    pub(super) fn reserving_key(&self) -> CounterKey {
+        self.keys().next().unwrap_or_else(|| self.key.clone())
+    }
+
+    fn counted(&self, counts: &Counts) -> Counted {
+        rolling::counted(counts, self.slot.period.window(), &self.key)
+    }
+
     /// The quantity that this usage must not exceed.
     fn hard_limit(&self) -> Option<Decimal> {
         self.limit.filter(|_| !self.exempt).and_then(Limit::hard_limit)
     }
 
     /// Whether `more` beside what is counted fits.
-    pub(super) fn fits(&self, count: Count, more: Decimal) -> bool {
+    pub(super) fn fits(&self, counts: &Counts, more: Decimal) -> bool {
+        let count = self.counted(counts).count;
         self.hard_limit().is_none_or(|limit| count.used + count.reserved + more <= Sum::from(limit))
     }
 
     /// `None` where neither the org nor its plan has a quota on this slot.
-    pub(super) fn status(&self, meter: &Meter, org: &OrgContext, count: Count) -> Option<LimitStatus> {
+    pub(super) fn status(&self, meter: &Meter, org: &OrgContext, counts: &Counts) -> Option<LimitStatus> {
         let limit = self.limit?;
+        let counted = self.counted(counts);
+        let count = counted.count;
         let quantity = limit.terms.limit.map(|limit| limit.0);
         let remaining = quantity.map(|limit| Quantity(count.remaining(limit)));
         Some(LimitStatus {
@@ -145,9 +167,39 @@ impl ApplicableLimit<'_> {
             reserved: Quantity(count.reserved.shown()),
             remaining,
             exempt: self.exempt,
-            resets_at: self.key.period.bounds(self.slot.period, org).1,
+            resets_at: resets_at(&self.slot, org, &self.key, counted),
         })
     }
+}
+
+/// When room comes back at a counter.
+pub(super) fn resets_at(
+    slot: &Slot,
+    org: &OrgContext,
+    key: &CounterKey,
+    counted: Counted,
+) -> Option<DateTime<Utc>> {
+    match slot.period {
+        PeriodKind::Rolling(_) => counted.leaves_at,
+        kind => key.period.bounds(kind, org).1,
+    }
+}
+
+/// The counters that are in one window with one of `keys`.
+pub(super) fn reach(catalog: &Catalog, keys: &BTreeSet<CounterKey>) -> Vec<KeyRange> {
+    let mut ranges: BTreeMap<CounterKey, KeyRange> = BTreeMap::new();
+    for key in keys {
+        let window = catalog.windows.get(&key.slot_id);
+        let Some((first, last)) = window.and_then(|window| rolling::neighbours(*window, key)) else {
+            continue;
+        };
+        // Keys are in the order of time: the first range begins first.
+        match ranges.entry(rolling::anchor(key)) {
+            Entry::Vacant(place) => drop(place.insert((first, last))),
+            Entry::Occupied(mut range) => range.get_mut().1 = last,
+        }
+    }
+    ranges.into_values().collect()
 }
 
 /// The meter of that key, if it counts and its kind can be limited.

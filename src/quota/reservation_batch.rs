@@ -173,7 +173,7 @@ impl ReservationWork {
         let batch = Batch::read(conn, &self.0.directory, &rules, requests, orgs, now)?;
         let settlements = batch.settlements();
         let (locked, usage) = locked.claim_usage(conn, (&rules, &self.0.series), &settlements.usage, now)?;
-        let locked = locked.lock_counters(conn, &batch.counters(usage.claims()))?;
+        let locked = locked.lock_counters(conn, &rules, &batch.counters(usage.claims()))?;
         requests
             .iter()
             .for_each(|request| panics::panic_if_test_asks("quota-writer", || format!("{request:?}")));
@@ -199,7 +199,11 @@ pub fn end_overdue(conn: &mut PgConnection, now: DateTime<Utc>) -> Result<usize,
     conn.transaction(|conn| {
         let overdue = reservations::overdue_anywhere(conn, now)?;
         let state = UsageClaimed::by_caller()
-            .lock_counters(conn, &overdue.iter().flat_map(|row| row.counters.iter().cloned()).collect())?
+            .lock_counters(
+                conn,
+                &rules,
+                &overdue.iter().flat_map(|row| row.counters.iter().cloned()).collect(),
+            )?
             .lock_reservations(conn, &overdue.iter().map(ReservationRow::name).collect())?
             .lock_batteries(conn, &rules, std::iter::empty(), now)?;
         let Some(state) = state else { return Ok(0) };

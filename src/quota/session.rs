@@ -29,6 +29,7 @@ use chrono::{DateTime, Utc};
 use diesel::pg::PgConnection;
 
 pub(super) use self::locked_state::LockedState;
+use super::limit_status::reach;
 use super::reservations::{self, ReservationName, ReservationRow};
 use super::rulebook::{Rulebook, RulebookCache};
 use super::settle::{ClaimedUsage, SettlingUsage};
@@ -36,7 +37,7 @@ use crate::battery::{Accounts, Depth};
 use crate::billing::directory::OrgContext;
 use crate::error::Error;
 use crate::metering::catalog;
-use crate::metering::counters::{self, Count, CounterKey, MovedCounter};
+use crate::metering::counters::{self, CounterKey, Counts, MovedCounter};
 use crate::metering::series::SeriesCache;
 
 /// The catalogue is locked shared.
@@ -49,12 +50,12 @@ pub(super) struct UsageClaimed(());
 
 #[must_use]
 pub(super) struct CountersLocked {
-    counts: BTreeMap<CounterKey, Count>,
+    counts: Counts,
 }
 
 #[must_use]
 pub(super) struct ReservationsLocked {
-    counts: BTreeMap<CounterKey, Count>,
+    counts: Counts,
     reservations: BTreeMap<ReservationName, ReservationRow>,
 }
 
@@ -98,9 +99,14 @@ impl UsageClaimed {
     pub(super) fn lock_counters(
         self,
         conn: &mut PgConnection,
+        rules: &Rulebook,
         keys: &BTreeSet<CounterKey>,
     ) -> Result<CountersLocked, Error> {
-        Ok(CountersLocked { counts: counters::lock(conn, keys)? })
+        counters::lock(conn, keys)?;
+        let mut counts = counters::read(conn, keys)?;
+        // Nobody changes the rest of a window while its anchor is locked.
+        counts.extend(counters::read_ranges(conn, &reach(&rules.catalog, keys))?);
+        Ok(CountersLocked { counts })
     }
 }
 

@@ -1,22 +1,28 @@
 //! Messages about limits that usage has come near to.
 
+use std::collections::BTreeSet;
+
 use chrono::{DateTime, SecondsFormat, Utc};
 use diesel::pg::PgConnection;
 use rust_decimal::Decimal;
 use serde_json::json;
 
+use super::limit_status::reach;
 use super::limits::Limit;
 use super::rulebook::Rulebook;
 use crate::billing::directory::OrgContext;
 use crate::error::Error;
 use crate::messages::{self, NewMessage};
-use crate::metering::counters::{CounterKey, MovedCounter};
+use crate::metering::counters::{self, CounterKey, Counts, MovedCounter};
 use crate::metering::meters::Meter;
+use crate::metering::periods::Period;
+use crate::metering::rolling;
 use crate::metering::slots::Slot;
 use crate::quantity::{Quantity, Sum};
 
 /// Writes a message for every threshold that a counter has reached now that usage was added: one per
-/// threshold and period. `org` finds the orgs concerned. Belongs in the transaction that moved the counters.
+/// threshold and period, of a rolling window one each time that usage crosses the threshold. `org` finds the
+/// orgs concerned. Belongs in the transaction that moved the counters.
 pub fn write_messages<'a>(
     conn: &mut PgConnection,
     rules: &Rulebook,
@@ -25,15 +31,59 @@ pub fn write_messages<'a>(
     now: DateTime<Utc>,
 ) -> Result<(), Error> {
     let mut messages = Vec::new();
+    let mut windows = BTreeSet::new();
     for MovedCounter { key, used, .. } in moved.iter().filter(|moved| moved.added > Sum::ZERO) {
         let Some(org) = org(key.org_id) else { continue };
         let Some(limit) = rules.limits.limit(org, key.slot_id) else { continue };
+        if let Some(window) = rules.catalog.windows.get(&key.slot_id) {
+            if !limit.terms.thresholds.is_empty() {
+                windows
+                    .insert(CounterKey { period: Period::instant(window.bucket_start(now)), ..key.clone() });
+            }
+            continue;
+        }
         let Some((meter, slot)) = rules.slot(key.slot_id) else { continue };
+        let (start, end) = key.period.bounds(slot.period, org);
         for percent in reached(limit, *used) {
-            messages.extend(message(org, (meter, slot), limit, percent, (key, *used)));
+            messages.extend(message(org, (meter, slot), limit, percent, (key, *used), (start, end)));
         }
     }
+    messages.extend(crossed_windows(conn, rules, org, moved, &windows)?);
     messages::write(conn, messages, now)
+}
+
+/// The messages about rolling windows: their counters are those of the present buckets. The transaction has
+/// locked their anchors, so it alone takes them over the threshold. Usage that is older than the window moves
+/// none.
+fn crossed_windows<'a>(
+    conn: &mut PgConnection,
+    rules: &Rulebook,
+    org: impl Fn(i64) -> Option<&'a OrgContext>,
+    moved: &[MovedCounter],
+    windows: &BTreeSet<CounterKey>,
+) -> Result<Vec<NewMessage>, Error> {
+    let after = counters::read_ranges(conn, &reach(&rules.catalog, windows))?;
+    let mut before = after.clone();
+    for MovedCounter { key, added, .. } in moved {
+        if let Some(count) = before.get_mut(key) {
+            count.used = count.used - *added;
+        }
+    }
+    let mut messages = Vec::new();
+    for key in windows {
+        let Some(org) = org(key.org_id) else { continue };
+        let Some(limit) = rules.limits.limit(org, key.slot_id) else { continue };
+        let Some((meter, slot)) = rules.slot(key.slot_id) else { continue };
+        let counted = |counts: &Counts| rolling::counted(counts, slot.period.window(), key);
+        let (before, after) = (counted(&before).count.used, counted(&after));
+        let Some((last, window)) = after.last_bucket.zip(slot.period.window()) else { continue };
+        let bounds = (last - window.length(), Some(last + window.bucket()));
+        let known: BTreeSet<Quantity> = reached(limit, before).collect();
+        for percent in reached(limit, after.count.used).filter(|percent| !known.contains(percent)) {
+            messages.extend(message(org, (meter, slot), limit, percent, (key, after.count.used), bounds));
+        }
+    }
+    Ok(messages)
 }
 
 /// The thresholds that so much usage has reached. A limit of 0 is reached by any usage.
@@ -52,8 +102,8 @@ fn message(
     limit: &Limit,
     percent: Quantity,
     (key, used): (&CounterKey, Sum),
+    (start, end): (DateTime<Utc>, Option<DateTime<Utc>>),
 ) -> Option<NewMessage> {
-    let (start, end) = key.period.bounds(slot.period, org);
     let data = json!({
         "org": &*org.public_id,
         "meter": meter.key,

@@ -48,16 +48,28 @@ impl Effects {
         }
     }
 
-    /// Adds what an event of an object shows, whether or not it wins. `created`: the event's unix second.
-    pub(super) fn add_seen(&mut self, object: &ObjectRef<'_>, snapshot: &Json<'_>, created: i64) {
+    /// Adds what an event of an object shows, whether or not it wins. `created`: the event's unix second, or
+    /// that of the read, if the object was `fetched`.
+    pub(super) fn add_seen(
+        &mut self,
+        object: &ObjectRef<'_>,
+        snapshot: &Json<'_>,
+        created: i64,
+        fetched: bool,
+    ) {
         let Some(at) = DateTime::from_timestamp(created, 0).filter(|at| (1..=9999).contains(&at.year()))
         else {
             return;
         };
-        self.prices.extend(shape::subscribed_prices(object, snapshot).into_iter().map(|price_id| {
-            SeenPrice { realm: object.realm.clone(), subscription_id: object.id.to_owned(), price_id, at }
+        let prices = shape::subscribed_prices(object, snapshot);
+        self.prices.extend(prices.into_iter().map(|(price_id, added)| SeenPrice {
+            realm: object.realm.clone(),
+            subscription_id: object.id.to_owned(),
+            price_id,
+            at: added.filter(|_| fetched).unwrap_or(at),
+            estimated: fetched,
         }));
-        self.periods.extend(shape::billing_periods(object, snapshot, at));
+        self.periods.extend(shape::billing_periods(object, snapshot, at, fetched));
     }
 
     /// Writes them, in the caller's transaction.

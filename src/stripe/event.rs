@@ -118,6 +118,9 @@ pub struct Opened<'a> {
 pub struct Contents<'a> {
     /// `data.object`; null when there is none.
     pub snapshot: Json<'a>,
+    /// `data.more`: of a fetch, the further entries of the object's lists; null when there are none. Stripe's
+    /// events have no such field.
+    pub more: Json<'a>,
     /// `data.previous_attributes`.
     pub previous: Option<Json<'a>>,
     /// Why the body cannot be read. Without this, an unreadable body would look like an event without an
@@ -126,8 +129,10 @@ pub struct Contents<'a> {
 }
 
 impl<'a> Contents<'a> {
-    fn new(snapshot: Json<'a>, previous: Option<Tree<'a>>) -> Self {
-        Self { snapshot, previous: previous.map(|Tree(previous)| previous), unreadable: None }
+    fn new(snapshot: Json<'a>, more: Option<Tree<'a>>, previous: Option<Tree<'a>>) -> Self {
+        let tree = |tree: Option<Tree<'a>>| tree.map(|Tree(tree)| tree);
+        let (more, previous) = (tree(more).unwrap_or_default(), tree(previous));
+        Self { snapshot, more, previous, unreadable: None }
     }
 }
 
@@ -136,6 +141,8 @@ impl<'a> Contents<'a> {
 struct Snapshots<'a> {
     #[serde(borrow)]
     object: Tree<'a>,
+    #[serde(borrow)]
+    more: Option<Tree<'a>>,
     #[serde(borrow)]
     previous_attributes: Option<Tree<'a>>,
 }
@@ -151,7 +158,8 @@ pub fn open(body: &[u8]) -> Opened<'_> {
         let contents = contents(body, envelope.object_id.is_some());
         return Opened { envelope, contents };
     };
-    let Snapshots { object: Tree(snapshot), previous_attributes } = raw.data.0.take().unwrap_or_default();
+    let Snapshots { object: Tree(snapshot), more, previous_attributes } =
+        raw.data.0.take().unwrap_or_default();
     let text = |name: &str| json::field(&snapshot, name).as_str();
     let scalar = |name: &str| text(name).map_or(Scalar::Other, |text| Scalar::Text(text.into()));
     let named = snapshot.is_object().then(|| Object {
@@ -160,7 +168,7 @@ pub fn open(body: &[u8]) -> Opened<'_> {
         customer: scalar("customer"),
     });
     let envelope = envelope(&raw, named, body);
-    Opened { envelope, contents: Contents::new(snapshot, previous_attributes) }
+    Opened { envelope, contents: Contents::new(snapshot, more, previous_attributes) }
 }
 
 /// The contents of a stored body. `named`: its envelope names an object. Then a body without `data.object`
@@ -177,10 +185,12 @@ pub fn contents(body: &[u8], named: bool) -> Contents<'_> {
         #[serde(borrow)]
         object: Tree<'a>,
         #[serde(borrow)]
+        more: Option<Tree<'a>>,
+        #[serde(borrow)]
         previous_attributes: Option<Tree<'a>>,
     }
     match json::read::<Body<'_>>(without_bom(body)) {
-        Ok(Body { data }) => Contents::new(data.object.0, data.previous_attributes),
+        Ok(Body { data }) => Contents::new(data.object.0, data.more, data.previous_attributes),
         Err(error) => {
             // An error of data: it is JSON, but has no object. Without a named object that is fine.
             let is_unreadable = named || !error.is_data();
@@ -314,7 +324,7 @@ mod tests {
         assert_eq!(read(body).as_ref(), Some(&opened.envelope));
         assert_eq!(opened.envelope.object_id.as_deref(), Some("in_2"));
         let whole: Value = serde_json::from_slice(body).unwrap();
-        for Contents { snapshot, previous, unreadable } in [opened.contents, contents(body, true)] {
+        for Contents { snapshot, previous, unreadable, .. } in [opened.contents, contents(body, true)] {
             assert_eq!(json::field(&snapshot, "id").as_str(), Some("in_2"));
             assert_eq!(Value::from(&snapshot), whole["data"]["object"]);
             assert_eq!(previous.map(Value::from), Some(whole["data"]["previous_attributes"].clone()));

@@ -6,6 +6,7 @@
 //! is added instead. All slow work, such as looking for repeats, happens after Stripe has its answer.
 
 mod arrivals;
+mod called;
 mod filing;
 mod operator;
 mod unfiled;
@@ -14,6 +15,7 @@ mod writer;
 use chrono::{DateTime, Utc};
 
 pub use arrivals::{Arrival, land, set_aside, take, take_these};
+pub use called::{AddedEvent, FETCH, Fetch, add_events, add_fetches, any_unprojected};
 pub use filing::{Filed, Filing, file};
 pub use operator::{Entry, State, TypeCount, count_by_type, find, list, retry, retry_all};
 pub use unfiled::{Unfiled, count_failed, unfiled};

@@ -2,6 +2,7 @@
 //! order chooses the winning snapshot, the projection writes it into the mirrors.
 
 pub mod bodies;
+pub mod client;
 mod effects;
 pub mod event;
 pub mod inbox;
@@ -11,5 +12,6 @@ pub mod order;
 pub mod project;
 pub mod shape;
 pub mod signature;
+pub mod sync;
 
 pub use crate::realm::Realm;

@@ -170,11 +170,12 @@ fn shape(objects: &mut [ProjectedObject<'_>]) -> (MirrorBatch, Effects) {
     let (mut batch, mut effects) = (MirrorBatch::default(), Effects::default());
     for object in objects {
         for event in object.events {
-            effects.add_seen(&object.key.as_ref(false), &event.snapshot, event.rank.created);
+            let shown = object.key.shown_by(event);
+            effects.add_seen(&shown, &event.snapshot, event.rank.created, event.fetched);
         }
         while let Some(event) = object.new_winner() {
             panics::panic_if_test_asks("projector", || event.snapshot.to_string());
-            let named = object.key.as_ref(event.rank.deleted);
+            let named = object.key.shown_by(event);
             match shape::read(&named, &event.snapshot, &mut batch) {
                 Ok(()) => {
                     effects.add_winner(&named, &event.snapshot);

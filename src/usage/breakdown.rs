@@ -247,6 +247,17 @@ pub fn each(
     })
 }
 
+/// SQL after `FROM` for the rows of a query: `d` has them, `m` is the meter of each, `o` its org where rows
+/// are grouped by org. Returns the row ids of the meters with it. Its numbers stand for: the times from and
+/// to, the org or null, these meters, member, subject, dimensions as JSON, the names grouped by, the zone.
+///
+/// # Errors
+/// As [`list`].
+pub fn tables(conn: &mut PgConnection, query: &BreakdownQuery) -> Result<(String, Vec<i32>), Error> {
+    let meters = check(conn, query)?;
+    Ok((sql::tables(query, &meters), meters.iter().map(|meter| meter.meter_id).collect()))
+}
+
 /// Checks a query and finds its meters.
 ///
 /// # Errors

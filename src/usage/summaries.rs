@@ -55,8 +55,8 @@ impl TimeUnit {
 }
 
 impl Grouping {
-    /// From a list of `day`, `month`, `meter`, `member` and names of dimensions. A dimension with one of
-    /// these names is written `dimension.member`.
+    /// From a list of `day`, `month`, `meter`, `member` and names of dimensions, with or without `dimension.`
+    /// before them. No meter has a dimension that is called as one of these words.
     ///
     /// # Errors
     /// [`Error::Invalid`] for a repeated name, or both `day` and `month`.

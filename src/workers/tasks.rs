@@ -12,6 +12,7 @@ use crate::audit;
 use crate::auth::uses;
 use crate::battery::{effects, upkeep};
 use crate::billing::told;
+use crate::charging;
 use crate::db;
 use crate::erasure;
 use crate::error::Error;
@@ -23,6 +24,7 @@ use crate::metering::{catalog, partitions};
 use crate::plans::{subscriptions, unit_grants};
 use crate::quota::{reservation_batch, reservations};
 use crate::stripe::project;
+use crate::stripe::sync::TurnOutcome;
 use crate::time::ClockState;
 
 /// Markers of effects in one transaction. Each may lock an account that usage waits for, and takes 0.1 ms.
@@ -53,6 +55,35 @@ pub(super) fn update_local_subscriptions(app: &App, conn: &mut PgConnection) -> 
             return Ok(NextTurn::AfterInterval);
         }
     }
+}
+
+/// Reads at Stripe what is due.
+pub(super) fn read_stripe(app: &App, conn: &mut PgConnection) -> Result<NextTurn, Error> {
+    let Some(sync) = &app.stripe else { return Ok(NextTurn::AfterInterval) };
+    match sync.turn(conn, &|| app.clock.now(), &|| app.wake.is_stopped())? {
+        TurnOutcome::More => Ok(NextTurn::AtOnce),
+        TurnOutcome::Rest => Ok(NextTurn::AfterInterval),
+    }
+}
+
+/// Lets another daemon go on at once.
+pub(super) fn release_stripe(app: &App, conn: &mut PgConnection) -> Result<(), Error> {
+    app.stripe.as_ref().map_or(Ok(()), |sync| sync.release(conn))
+}
+
+/// Plans and sends usage that goes to Stripe.
+pub(super) fn charge_usage(app: &App, conn: &mut PgConnection) -> Result<NextTurn, Error> {
+    let Some(sync) = &app.stripe else { return Ok(NextTurn::AfterInterval) };
+    let (now, is_stopped) = (|| app.clock.now(), || app.wake.is_stopped());
+    match app.charger.turn(sync, &app.directory, conn, &now, &is_stopped)? {
+        charging::TurnOutcome::More => Ok(NextTurn::AtOnce),
+        charging::TurnOutcome::Rest => Ok(NextTurn::AfterInterval),
+    }
+}
+
+/// Lets another daemon go on at once.
+pub(super) fn release_charging(app: &App, conn: &mut PgConnection) -> Result<(), Error> {
+    app.stripe.as_ref().map_or(Ok(()), |sync| app.charger.release(sync, conn))
 }
 
 /// Drafts and finalises invoices whose time has come, and writes reminders.

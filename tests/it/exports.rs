@@ -2,6 +2,7 @@
 //! if it were whole.
 
 mod audit;
+mod breakdown;
 mod filters;
 mod formats;
 mod kinds;

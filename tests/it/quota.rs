@@ -5,6 +5,8 @@ mod admission;
 mod history;
 mod periods;
 mod reservations;
+mod window_race;
+mod windows;
 
 use serde_json::{Value, json};
 

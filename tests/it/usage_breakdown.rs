@@ -9,7 +9,7 @@ use crate::support::requests::{amend, close, meter, rate_card, usage, void};
 const SCOPES: &str = "usage:write,usage:read,usage:backfill,usage:price,billing:write,billing:read,admin";
 
 /// Two orgs whose jobs used tokens and seats on 4 and 5 October. Berlin is two hours ahead of UTC then.
-async fn used() -> World {
+pub(crate) async fn used() -> World {
     let world = World::new()
         .at("2026-10-01T00:00:00Z")
         .scopes(SCOPES)

@@ -3,7 +3,7 @@
 use actix_web::{HttpRequest, HttpResponse, web};
 
 use super::download::{respond, respond_totals};
-use crate::api::described::FindErrors;
+use crate::api::described::{ExportFile, FindErrors};
 use crate::api::params;
 use crate::app::App;
 use crate::auth::{Principal, Scope};
@@ -22,19 +22,7 @@ const BATCHES: usize = 1_000;
 #[utoipa::path(
     get, path = "/v1/battery/export", tag = "exports", params(BatteryParams),
     security(("key" = ["billing:read"])),
-    responses(
-        (status = 200, description = "The rows", headers(
-            ("Coulomb-Control-Totals" = String,
-            description = "As `/v1/battery/export/totals` answers, of the rows in this file"),
-            ("Content-Disposition" = String, description = "A file name")
-        ), content(
-            (String = "text/csv"),
-            (String = "application/x-ndjson"),
-            (String = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"),
-            (String = "application/vnd.apache.parquet"),
-        )),
-        FindErrors
-    )
+    responses(ExportFile, FindErrors)
 )]
 pub(crate) async fn export(
     app: web::Data<App>,

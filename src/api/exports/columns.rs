@@ -24,7 +24,17 @@ impl Modify for Columns {
             describe("/v1/invoices/export", &format!("\n\n### Columns of `of={}`\n\n{table}", kind.name()));
         }
         describe("/v1/battery/export", &format!("\n\n### Columns\n\n{}", column_table(ExportKind::Battery)));
+        describe(
+            "/v1/stripe/charges/export",
+            &format!("\n\n### Columns\n\n{}", column_table(ExportKind::Charges)),
+        );
         describe("/v1/audit/export", &format!("\n\n### Columns\n\n{}", column_table(ExportKind::Audit)));
+        describe(
+            "/v1/stripe/drift/export",
+            &format!("\n\n### Columns\n\n{}", column_table(ExportKind::Drift)),
+        );
+        let table = column_table(ExportKind::Breakdown);
+        describe("/v1/usage/breakdown/export", &format!("\n\n### Columns\n\n{table}"));
         for (title, of) in USAGE {
             let table = column_table(of);
             describe("/v1/usage/export", &format!("\n\n### Columns of {title}\n\n{table}"));
@@ -60,7 +70,13 @@ mod tests {
     fn the_page_for_finance_has_the_columns_of_the_code() {
         let page = include_str!("../../../docs/exports.md");
         let usage = USAGE.map(|(_, of)| of);
-        let ours = [ExportKind::Battery, ExportKind::Audit];
+        let ours = [
+            ExportKind::Battery,
+            ExportKind::Audit,
+            ExportKind::Breakdown,
+            ExportKind::Drift,
+            ExportKind::Charges,
+        ];
         for of in Kind::ALL.map(ExportKind::Billing).into_iter().chain(ours).chain(usage) {
             let table = column_table(of);
             assert!(page.contains(&table), "docs/exports.md lacks this table of {}:\n{table}", of.name());

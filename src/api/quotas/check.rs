@@ -18,6 +18,7 @@ use crate::auth::{Principal, Scope};
 use crate::billing::org_name::OrgName;
 use crate::error::{Error, Problem};
 use crate::ids;
+use crate::metering::slots::PeriodKind;
 use crate::quantity::{Amount, QuantityAboveZero, QuantityFromZero};
 use crate::quota::check::Verdict;
 use crate::quota::limit_status::{BatteryStatus, LimitStatus, RequestedUsage};
@@ -327,11 +328,12 @@ fn answer(answer: ReservationAnswer, status: StatusCode) -> HttpResponse {
         }
         ReservationAnswer::Exceeded(standing) => {
             let left = standing.remaining.map_or(Decimal::ZERO, |left| left.0);
-            let detail = format!(
-                "the limit on {} leaves {left} until {}; nothing was changed",
-                standing.meter,
-                standing.resets_at.to_rfc3339_opts(chrono::SecondsFormat::Secs, true)
-            );
+            let until = match (standing.resets_at, standing.period) {
+                (Some(at), _) => format!(" until {}", at.to_rfc3339_opts(chrono::SecondsFormat::Secs, true)),
+                (None, PeriodKind::Always) => " for ever".to_owned(),
+                (None, _) => String::new(),
+            };
+            let detail = format!("the limit on {} leaves {left}{until}; nothing was changed", standing.meter);
             let (code, title) = ("quota_exceeded", "A quota does not allow it");
             let problem = Problem::new(StatusCode::CONFLICT, code, title, detail);
             refused(code, &DoesNotFit::Quota(QuotaExceeded { problem, standing: *standing }))

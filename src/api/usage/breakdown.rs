@@ -43,8 +43,8 @@ pub struct BreakdownParams {
     /// Only of this subject.
     pub subject: Option<String>,
     /// What to group rows by, separated by commas: `hour`, `day` or `month`, `org`, `member`, `subject`,
-    /// names of dimensions and labels (`dimension.day` for one that is called as one of these). Rows are
-    /// always of one meter. Left out: `meter` alone.
+    /// names of dimensions and labels (`dimension.org` for one that is called `hour`, `org` or
+    /// `subject`). Rows are always of one meter. Left out: `meter` alone.
     #[serde(default)]
     #[param(style = Form, explode = false, required = false, min_items = 1)]
     pub group_by: Vec<String>,

@@ -55,9 +55,8 @@ pub struct DailyQuery {
     pub meter: Vec<String>,
     /// Only of this member.
     pub member: Option<String>,
-    /// What to group rows by, separated by commas: `day` or `month`, `member`, names of dimensions
-    /// (`dimension.day` for one that is called as one of these). Rows are always of one meter. Left out:
-    /// `day`. `meter` alone: one row a meter for all days.
+    /// What to group rows by, separated by commas: `day` or `month`, `member`, names of dimensions. Rows
+    /// are always of one meter. Left out: `day`. `meter` alone: one row a meter for all days.
     #[param(style = Form, explode = false, min_items = 1)]
     pub group_by: Option<Vec<String>>,
     /// `csv`: all rows, not a page of them; as `Accept: text/csv` does.

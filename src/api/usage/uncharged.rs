@@ -22,6 +22,8 @@ pub struct UnchargedQuery {
 
 /// Lists usage of the last 92 days that is on no invoice, because it lies in no period that is charged:
 /// before the first subscription of an org with a billing profile, after the end of one, or without any.
+/// Usage of meters that Stripe charges by invoice items is listed, too, where an org's customer at Stripe had
+/// no subscription.
 ///
 /// A row is an org and a currency. Usage of a trial is free and not listed; levels have no cost before the
 /// end of a period and are not listed either.

@@ -17,9 +17,9 @@ use crate::text::has_nul;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum IgnoredKind {
-    /// Lines of a price, and sessions whose metadata names it.
+    /// Lines of a price, and sessions whose metadata names it or whose line items are of it.
     Price,
-    /// Lines of every price of a product.
+    /// Lines and line items of every price of a product.
     Product,
     /// Sessions of a payment link.
     PaymentLink,

@@ -58,6 +58,12 @@ const TEXTS: &[(&str, &str)] = &[
     ("2026-11-28-001100", include_str!("../../../migrations/2026-11-28-001100_audit_months/up.sql")),
     ("2026-11-28-001200", include_str!("../../../migrations/2026-11-28-001200_keys/up.sql")),
     ("2026-11-28-020001", include_str!("../../../migrations/2026-11-28-020001_messages/up.sql")),
+    ("2026-11-28-020005", include_str!("../../../migrations/2026-11-28-020005_rolling_quotas/up.sql")),
+    ("2026-11-28-030001", include_str!("../../../migrations/2026-11-28-030001_stripe_sync/up.sql")),
+    ("2026-11-28-031001", include_str!("../../../migrations/2026-11-28-031001_charging/up.sql")),
+    ("2026-11-28-032001", include_str!("../../../migrations/2026-11-28-032001_checkout_line_items/up.sql")),
+    ("2026-11-28-040001", include_str!("../../../migrations/2026-11-28-040001_discarded_usage/up.sql")),
+    ("2026-11-28-040002", include_str!("../../../migrations/2026-11-28-040002_sent_deltas/up.sql")),
 ];
 
 /// A row of `coulomb_migrations`: a migration that the database has.

@@ -1,5 +1,7 @@
 //! Reads single parameters. Every error names the parameter and says what it must be.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -119,4 +121,38 @@ pub(in crate::export) fn id(name: &'static str, text: &Option<String>) -> Result
 /// The parts of a list separated by commas.
 pub(in crate::export) fn parts(text: &str) -> Vec<String> {
     text.split(',').map(|part| part.trim().to_owned()).collect()
+}
+
+/// Takes the parameters `dimension.<name>` out: each as `name=value`, and the others.
+pub(in crate::export) fn split_dimensions(
+    pairs: impl IntoIterator<Item = (String, String)>,
+) -> (Vec<String>, Vec<(String, String)>) {
+    let (dimensions, others): (Vec<_>, Vec<_>) =
+        pairs.into_iter().partition(|(name, _)| name.starts_with("dimension."));
+    let pair = |(name, value): &(String, String)| {
+        format!("{}={value}", name.strip_prefix("dimension.").unwrap_or(name))
+    };
+    (dimensions.iter().map(pair).collect(), others)
+}
+
+/// Reads texts `name=value`.
+pub(in crate::export) fn dimensions(pairs: &[String]) -> Result<BTreeMap<String, String>, Error> {
+    let mut dimensions = BTreeMap::new();
+    for pair in pairs {
+        let (name, value) = pair
+            .split_once('=')
+            .filter(|(name, _)| !name.is_empty())
+            .ok_or_else(|| Error::invalid("dimension", "must be a name and a value, such as model=large"))?;
+        if dimensions.insert(name.to_owned(), value.to_owned()).is_some() {
+            return Err(Error::invalid(format!("dimension.{name}"), "is given twice: give it once"));
+        }
+    }
+    Ok(dimensions)
+}
+
+/// Dimensions as parameters that were given.
+pub(in crate::export) fn given_dimensions(
+    dimensions: &BTreeMap<String, String>,
+) -> impl Iterator<Item = (String, Value)> {
+    dimensions.iter().map(|(name, value)| (format!("dimension.{name}"), value.as_str().into()))
 }

@@ -62,6 +62,7 @@ pub struct CountingRules {
 #[derive(Clone, Debug)]
 pub(super) struct SlotRule {
     pub(super) slot_id: i32,
+    pub(super) meter_id: i32,
     pub(super) per_subject: bool,
     pub(super) period: PeriodKind,
     pub(super) created_at: DateTime<Utc>,
@@ -122,10 +123,11 @@ impl CountingRules {
 }
 
 fn slots(conn: &mut PgConnection) -> Result<Vec<SlotRule>, Error> {
-    type SlotRow = (i32, bool, String, bool, DateTime<Utc>);
+    type SlotRow = (i32, i32, bool, String, bool, DateTime<Utc>);
     let rows: Vec<SlotRow> = quota_slots::table
         .select((
             quota_slots::slot_id,
+            quota_slots::meter_id,
             quota_slots::per_subject,
             quota_slots::period,
             quota_slots::everywhere,
@@ -136,11 +138,11 @@ fn slots(conn: &mut PgConnection) -> Result<Vec<SlotRule>, Error> {
     let orgs: Vec<(i32, i64)> =
         quota_slot_orgs::table.select((quota_slot_orgs::slot_id, quota_slot_orgs::org_id)).load(conn)?;
     rows.into_iter()
-        .map(|(slot_id, per_subject, period, everywhere, created_at)| {
+        .map(|(slot_id, meter_id, per_subject, period, everywhere, created_at)| {
             let period = PeriodKind::parse(&period)
                 .ok_or_else(|| Error::Internal(format!("quota slot {slot_id} has the period {period}")))?;
             let orgs = orgs.iter().filter(|(slot, _)| *slot == slot_id).map(|(_, org)| *org).collect();
-            Ok(SlotRule { slot_id, per_subject, period, created_at, everywhere, orgs })
+            Ok(SlotRule { slot_id, meter_id, per_subject, period, created_at, everywhere, orgs })
         })
         .collect()
 }

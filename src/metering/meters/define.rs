@@ -45,7 +45,8 @@ pub struct NewMeter {
     /// What the quantity is counted in, for people, such as `tokens`. Never changes.
     #[serde(default)]
     pub unit: String,
-    /// Fields of `data` kept for grouping, prices and quotas, at most 10: letters, digits, `_`, `-`, `.`.
+    /// Fields of `data` kept for grouping, prices and quotas, at most 10: letters, digits, `_`, `-`, `.`;
+    /// not `day`, `month`, `meter` or `member`, by which usage is grouped anyway.
     #[serde(default)]
     pub dimensions: Vec<String>,
     /// Fields of `data` kept with each usage record, at most 10, with names like those of dimensions. Take

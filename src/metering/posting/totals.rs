@@ -17,6 +17,7 @@ use crate::metering::counters::CounterKey;
 use crate::metering::digest::value_digest;
 use crate::metering::meters::{Aggregation, Meter};
 use crate::metering::periods::UsageTime;
+use crate::metering::rolling;
 use crate::metering::usage::{Metered, Usage};
 use crate::quantity::Sum;
 
@@ -173,7 +174,8 @@ pub(super) fn counter_changes(usage: &[&Usage]) -> Vec<(CounterKey, Sum)> {
     in_order(changes)
 }
 
-/// The counters that a usage event adds to, and how much.
+/// The counters that a usage event adds to, and how much. To the anchor of a window it adds nothing, but
+/// whoever writes or locks these counters has the anchor too.
 pub(crate) fn counted(usage: &Usage) -> impl Iterator<Item = (CounterKey, Decimal)> {
     counted_by(usage, Metered::counts)
 }
@@ -185,11 +187,12 @@ pub(crate) fn counted_by(
 ) -> impl Iterator<Item = (CounterKey, Decimal)> {
     usage.metered.iter().flat_map(move |metered| {
         let amount = amount(metered);
-        metered.series.slots.iter().map(move |slot| {
+        metered.series.slots.iter().flat_map(move |slot| {
             let subject = usage.subject.as_deref();
             let time = UsageTime { at: usage.occurred_at, day: usage.own_day, billing: usage.billing_period };
             let key = CounterKey::new(slot, usage.org.org_id, subject, time);
-            (key, amount)
+            let anchor = slot.period.window().map(|_| (rolling::anchor(&key), Decimal::ZERO));
+            anchor.into_iter().chain([(key, amount)])
         })
     })
 }

@@ -4,7 +4,10 @@
 //! as Lago's `past_usage` and OpenMeter's entitlement history show it. An empty counter would also become
 //! negative when an event of last month is voided. So the past periods of a quota are filled in,
 //! [`CountedDays::BY_FIRST_QUOTA`] days back. Nobody sees past periods of a plan's limit, and a plan may have
-//! many orgs: there only the running period is filled in.
+//! many orgs: there only the running period is filled in, of a rolling window all of its buckets.
+//!
+//! A total for ever is filled in from all that was ever recorded: of an org from the daily summaries, which
+//! always stay; of subjects from the records, so usage whose records are gone is missing.
 //!
 //! So these counters of a slot are right, and `verify` compares them:
 //!
@@ -22,12 +25,13 @@ use diesel::sql_types::{Array, BigInt, Date, Integer, Jsonb, Timestamptz};
 use super::{SlotDefinition, StoredSlot};
 use crate::billing::directory::{Directory, OrgContext};
 use crate::error::Error;
+use crate::metering::meters::{Aggregation, Meter};
 use crate::metering::periods::{CountedDays, Period};
 use crate::metering::slots::PeriodKind;
 
 pub(super) struct SlotHistory<'a> {
     pub(super) slot: StoredSlot,
-    pub(super) meter_id: i32,
+    pub(super) meter: &'a Meter,
     pub(super) definition: &'a SlotDefinition,
     pub(super) now: DateTime<Utc>,
 }
@@ -51,7 +55,7 @@ impl SlotHistory<'_> {
     fn labels(&self, org: &OrgContext, periods: FilledPeriods) -> (NaiveDate, NaiveDate) {
         let SlotDefinition { period, per_subject, .. } = *self.definition;
         let first = CountedDays::BY_FIRST_QUOTA.first_label(period, per_subject, org, self.now);
-        let made = Period::at(period, org, self.slot.created_at).label;
+        let made = Period::first_seen(period, org, self.slot.created_at);
         match periods {
             FilledPeriods::All => (first, FAR),
             FilledPeriods::BeforeSlot => (first, made),
@@ -77,16 +81,18 @@ impl SlotHistory<'_> {
             .bind::<Array<Date>, _>(labels.iter().map(|(_, (from, _))| *from).collect::<Vec<_>>())
             .bind::<Array<Date>, _>(labels.iter().map(|(_, (_, before))| *before).collect::<Vec<_>>())
             .bind::<Integer, _>(self.slot.slot_id)
-            .bind::<Integer, _>(self.meter_id)
+            .bind::<Integer, _>(self.meter.meter_id)
             .bind::<Jsonb, _>(self.definition.filter_json())
             .bind::<Timestamptz, _>(earliest.and_time(NaiveTime::MIN).and_utc())
             .execute(conn)?;
         Ok(())
     }
 
-    /// Daily summaries have neither subject nor billing period nor hour; those are read from the records.
+    /// Daily summaries have neither subject nor billing period nor time; those are read from the records.
     fn sql(&self) -> String {
-        let lies_in_records = matches!(self.definition.period, PeriodKind::Billing | PeriodKind::Hour);
+        let period = self.definition.period;
+        let lies_in_records =
+            matches!(period, PeriodKind::Billing | PeriodKind::Hour | PeriodKind::Rolling(_));
         let from_records = self.definition.per_subject || lies_in_records;
         // A quota counts usage to its own day (`own_day`), wherever it was posted.
         let table = if from_records {
@@ -111,23 +117,27 @@ impl SlotHistory<'_> {
               WHERE org_id = ANY ($1) AND own_day IS NOT NULL)"
         };
         let subject = if self.definition.per_subject { "coalesce(u.subject, '')" } else { "''::text" };
-        let label = match self.definition.period {
-            PeriodKind::Hour => "(date_trunc('hour', u.occurred_at, 'UTC') AT TIME ZONE 'UTC')::date",
-            PeriodKind::Day => "u.own",
-            PeriodKind::Week => "date_trunc('week', u.own::timestamp)::date",
-            PeriodKind::Month => "date_trunc('month', u.own)::date",
-            PeriodKind::Billing => "coalesce(u.billing_period, date_trunc('month', u.own)::date)",
-            PeriodKind::Always => "k.since",
-        };
-        let began = match self.definition.period {
-            PeriodKind::Hour => "date_trunc('hour', u.occurred_at, 'UTC')",
-            PeriodKind::Day | PeriodKind::Week | PeriodKind::Month | PeriodKind::Always => {
-                "timestamptz 'epoch'"
+        let began = match period {
+            PeriodKind::Hour => "date_trunc('hour', u.occurred_at, 'UTC')".to_owned(),
+            PeriodKind::Rolling(window) => {
+                let seconds = window.bucket_seconds();
+                format!("date_bin('{seconds} seconds', u.occurred_at, timestamptz 'epoch')")
             }
-            PeriodKind::Billing => "coalesce(u.billing_start, 'epoch')",
+            PeriodKind::Day | PeriodKind::Week | PeriodKind::Month | PeriodKind::Always => {
+                "timestamptz 'epoch'".to_owned()
+            }
+            PeriodKind::Billing => "coalesce(u.billing_start, 'epoch')".to_owned(),
         };
-        let (table, quantity) = match self.definition.period {
-            PeriodKind::Always => ("usage_levels", "greatest(u.set_value + u.changes, 0)"),
+        let label = match period {
+            PeriodKind::Hour | PeriodKind::Rolling(_) => format!("({began} AT TIME ZONE 'UTC')::date"),
+            PeriodKind::Day => "u.own".to_owned(),
+            PeriodKind::Week => "date_trunc('week', u.own::timestamp)::date".to_owned(),
+            PeriodKind::Month => "date_trunc('month', u.own)::date".to_owned(),
+            PeriodKind::Billing => "coalesce(u.billing_period, date_trunc('month', u.own)::date)".to_owned(),
+            PeriodKind::Always => "k.since".to_owned(),
+        };
+        let (table, quantity) = match self.meter.aggregation {
+            Aggregation::Level => ("usage_levels", "greatest(u.set_value + u.changes, 0)"),
             _ => (table, "u.quantity"),
         };
         format!(

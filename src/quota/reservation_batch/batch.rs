@@ -10,7 +10,7 @@ use super::{Answers, ReservationRequest};
 use crate::billing::directory::{Directory, OrgContext};
 use crate::error::Error;
 use crate::metering::counters::CounterKey;
-use crate::quota::limit_status::{applicable_limits, battery_units, limited_meter};
+use crate::quota::limit_status::{ApplicableLimit, applicable_limits, battery_units, limited_meter};
 use crate::quota::orgs::Orgs;
 use crate::quota::reservations::{self, ReservationName, ReservationRow};
 use crate::quota::rulebook::Rulebook;
@@ -110,7 +110,7 @@ impl<'a> Batch<'a> {
                 && let Some(meter) = limited_meter(&self.rules.catalog, &new.usage.meter)
             {
                 let limits = applicable_limits(self.rules, org, meter.meter_id, &new.usage, self.now);
-                keys.extend(limits.into_iter().map(|limit| limit.key));
+                keys.extend(limits.iter().flat_map(ApplicableLimit::keys));
             }
         }
         for claim in claims {

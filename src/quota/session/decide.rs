@@ -50,7 +50,7 @@ impl LockedState<'_> {
                 self.insert(self.row(org, meter, &limits, units, new));
             }
         }
-        let quotas = limits.iter().filter_map(|limit| limit.status(meter, org, self.count(&limit.key)));
+        let quotas = limits.iter().filter_map(|limit| limit.status(meter, org, self.counts()));
         let battery = self.accounts.get(org.org_id).filter(|_| !units.is_zero());
         let debt_limit = self.rules.limits.battery.debt_limit(org);
         let battery = battery.map(|account| BatteryStatus::new(account, debt_limit, units));
@@ -67,8 +67,8 @@ impl LockedState<'_> {
         amount: Decimal,
         units: Decimal,
     ) -> Result<Option<ReservationAnswer>, Error> {
-        if let Some(over) = limits.iter().find(|limit| !limit.fits(self.count(&limit.key), amount)) {
-            let status = over.status(meter, org, self.count(&over.key));
+        if let Some(over) = limits.iter().find(|limit| !limit.fits(self.counts(), amount)) {
+            let status = over.status(meter, org, self.counts());
             let no_limit = || Error::Internal("the counter that refused has no limit".to_owned());
             return Ok(Some(ReservationAnswer::Exceeded(Box::new(status.ok_or_else(no_limit)?))));
         }
@@ -94,7 +94,7 @@ impl LockedState<'_> {
             dimensions: usage.dimensions.clone(),
             subject: usage.subject.clone(),
             member: member.clone(),
-            counters: limits.iter().map(|limit| limit.key.clone()).collect(),
+            counters: limits.iter().map(ApplicableLimit::reserving_key).collect(),
             state: ReservationState::Open,
             made_at: self.now,
             expires_at: *expires_at,

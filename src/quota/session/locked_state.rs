@@ -11,8 +11,9 @@ use super::Written;
 use crate::battery::Accounts;
 use crate::billing::directory::OrgContext;
 use crate::error::Error;
-use crate::metering::counters::{self, Count, CounterKey, MovedCounter};
+use crate::metering::counters::{self, Count, CounterKey, Counts, MovedCounter};
 use crate::metering::posting;
+use crate::metering::rolling;
 use crate::quota::limit_status::BatteryStatus;
 use crate::quota::reservations::{self, ReservationName, ReservationRow, ReservationState};
 use crate::quota::rulebook::Rulebook;
@@ -22,9 +23,9 @@ pub(in crate::quota) struct LockedState<'a> {
     pub(super) now: DateTime<Utc>,
     /// Names the usage that is recorded with it.
     pub(super) batch: i64,
-    counts: BTreeMap<CounterKey, Count>,
+    counts: Counts,
     /// What is to be added to the counters.
-    changes: BTreeMap<CounterKey, Count>,
+    changes: Counts,
     pub(super) reservations: BTreeMap<ReservationName, ReservationRow>,
     pub(super) accounts: Accounts,
     /// Reservations that this transaction makes.
@@ -39,7 +40,7 @@ impl<'a> LockedState<'a> {
     pub(super) fn open(
         rules: &'a Rulebook,
         now: DateTime<Utc>,
-        counts: BTreeMap<CounterKey, Count>,
+        counts: Counts,
         reservations: BTreeMap<ReservationName, ReservationRow>,
         accounts: Accounts,
     ) -> Option<Self> {
@@ -65,8 +66,15 @@ impl<'a> LockedState<'a> {
         self.ended.len()
     }
 
-    pub(in crate::quota) fn count(&self, key: &CounterKey) -> Count {
-        self.counts.get(key).copied().unwrap_or_default()
+    /// Counters as they are now, with the neighbours of rolling windows.
+    pub(in crate::quota) fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    /// What is counted where usage is added.
+    pub(super) fn count(&self, key: &CounterKey) -> Count {
+        let window = self.rules.catalog.windows.get(&key.slot_id).copied();
+        rolling::counted(&self.counts, window, key).count
     }
 
     pub(in crate::quota) fn add_used(&mut self, key: &CounterKey, used: Decimal) {
@@ -156,7 +164,8 @@ impl<'a> LockedState<'a> {
         }
         reservations::update(conn, &rows(&self.ended))?;
         let moved = changes.into_iter().filter(|(_, by)| !by.used.is_zero());
-        let moved = moved.map(|(key, by)| MovedCounter { added: by.used, used: self.count(&key).used, key });
+        let used = |key: &CounterKey| self.counts.get(key).copied().unwrap_or_default().used;
+        let moved = moved.map(|(key, by)| MovedCounter { added: by.used, used: used(&key), key });
         Ok(Some(moved.collect()))
     }
 }

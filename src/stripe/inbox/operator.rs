@@ -62,6 +62,9 @@ pub struct Entry {
     pub object_id: Option<String>,
     /// When it first arrived.
     pub received_at: DateTime<Utc>,
+    /// `webhook`: Stripe delivered it; `api`: read from Stripe's list of events; `fetch`: an object that was
+    /// read, whose `created` is the time of the read.
+    pub origin: String,
     /// Where it stands.
     pub state: State,
     /// Failed attempts so far.
@@ -115,6 +118,7 @@ struct Event {
     object: Option<String>,
     object_id: Option<String>,
     received_at: DateTime<Utc>,
+    origin: String,
 }
 
 impl From<InboxRow> for Entry {
@@ -137,6 +141,7 @@ impl From<InboxRow> for Entry {
             object: event.object,
             object_id: event.object_id,
             received_at: event.received_at,
+            origin: event.origin,
             state,
             attempts: row.attempts.unwrap_or(0),
             next_attempt_at: row.next_attempt_at,
@@ -146,10 +151,13 @@ impl From<InboxRow> for Entry {
 }
 
 const SELECT: &str = "SELECT i.inbox_id, i.account, i.livemode, i.event_id, i.event_type, i.api_version,
-        i.created, i.object, i.object_id, i.received_at,
+        i.created, i.object, i.object_id, i.received_at, i.origin,
         q.attempts, q.next_attempt_at, q.last_error, q.quarantined_at,
         i.thin AND NOT EXISTS (SELECT FROM stripe_inbox t
             WHERE (t.account, t.livemode, t.event_id) = (i.account, i.livemode, i.twin_event_id))
+            AND NOT EXISTS (SELECT FROM stripe_wanted w
+                WHERE (w.account, w.livemode, w.object, w.object_id)
+                    = (i.account, i.livemode, 'v2.core.event', i.event_id) AND w.done_at IS NOT NULL)
             AS needs_fetch
     FROM stripe_inbox i
     LEFT JOIN stripe_inbox_queue q USING (inbox_id)";
@@ -170,7 +178,10 @@ pub fn list(
         Some(State::Done) => "q.inbox_id IS NULL",
         Some(State::NeedsFetch) => {
             "i.thin AND q.inbox_id IS NULL AND NOT EXISTS (SELECT FROM stripe_inbox t
-            WHERE (t.account, t.livemode, t.event_id) = (i.account, i.livemode, i.twin_event_id))"
+            WHERE (t.account, t.livemode, t.event_id) = (i.account, i.livemode, i.twin_event_id))
+            AND NOT EXISTS (SELECT FROM stripe_wanted w
+                WHERE (w.account, w.livemode, w.object, w.object_id)
+                    = (i.account, i.livemode, 'v2.core.event', i.event_id) AND w.done_at IS NOT NULL)"
         }
     };
     let sql = format!(
@@ -197,7 +208,13 @@ pub fn find(conn: &mut PgConnection, inbox_id: i64) -> Result<(Entry, Vec<u8>, i
         .get_result(conn)
         .optional()?
         .ok_or(Error::NotFound("Stripe event"))?;
-    let body = stripe_inbox::table.find(inbox_id).select(stripe_inbox::body).first(conn)?;
+    let stored = stripe_inbox::table.find(inbox_id).select((stripe_inbox::body, stripe_inbox::body_of));
+    let (own, body_of): (Vec<u8>, Option<i64>) = stored.first(conn)?;
+    // A fetch that confirms another row has that row's body.
+    let body = match body_of {
+        Some(other) => stripe_inbox::table.find(other).select(stripe_inbox::body).first(conn)?,
+        None => own,
+    };
     let redeliveries = stripe_inbox_redeliveries::table
         .filter(stripe_inbox_redeliveries::inbox_id.eq(inbox_id))
         .count()

@@ -177,14 +177,37 @@ fn undo(snapshot: &Value, previous: &Value) -> Value {
     Value::Object(before)
 }
 
-/// Drops what does not distinguish two states: nulls, hashes that have only nulls, and
-/// `webhooks_delivered_at`, which Stripe sets without an event. Sorts the keys.
-fn normalise(snapshot: &Value) -> Value {
+/// Fields that say nothing about the state: Stripe sets them without an event, or makes them anew for each
+/// reader.
+const STATELESS: &[&str] = &[
+    "client_secret",
+    "hosted_invoice_url",
+    "invoice_pdf",
+    "next_invoice_sequence",
+    "receipt_url",
+    "webhooks_delivered_at",
+];
+
+/// Takes out the fields that say nothing about the state.
+pub(crate) fn leave_out_stateless(snapshot: &mut Value) {
+    match snapshot {
+        Value::Object(fields) => {
+            fields.retain(|name, _| !STATELESS.contains(&name.as_str()));
+            fields.values_mut().for_each(leave_out_stateless);
+        }
+        Value::Array(entries) => entries.iter_mut().for_each(leave_out_stateless),
+        _ => {}
+    }
+}
+
+/// Drops what does not distinguish two states: nulls, hashes that have only nulls, and fields that say
+/// nothing about the state. Sorts the keys.
+pub(in crate::stripe) fn normalise(snapshot: &Value) -> Value {
     let mut normal = match snapshot {
         Value::Object(fields) => Value::Object(
             fields
                 .iter()
-                .filter(|(key, _)| *key != "webhooks_delivered_at")
+                .filter(|(key, _)| !STATELESS.contains(&key.as_str()))
                 .map(|(key, value)| (key.clone(), normalise(value)))
                 .filter(|(_, value)| !value.is_null() && !value.as_object().is_some_and(Map::is_empty))
                 .collect(),

@@ -33,6 +33,8 @@ use serde_json::Value;
 
 use super::json::Json;
 use chain::Chain;
+pub(crate) use chain::leave_out_stateless;
+pub(super) use chain::normalise;
 pub use rank::{GroupKey, Rank, rank};
 
 /// The parts of an event that the order depends on.

@@ -37,16 +37,22 @@ pub(super) struct Event<'a> {
     pub(super) rank: Rank,
     /// Why its body cannot be read.
     pub(super) unreadable: Option<String>,
+    /// Whether the daemon read the object at Stripe; no event told it.
+    pub(super) fetched: bool,
+    /// The row of the inbox that has the body: the event itself, or the row that a fetch confirms.
+    pub(super) content_id: i64,
     event_id: Cow<'a, str>,
     event_type: Cow<'a, str>,
     pub(super) snapshot: Json<'a>,
+    /// Entries of the object's lists that Stripe gives separately, by the name of the list.
+    pub(super) more: Json<'a>,
     previous: Option<Json<'a>>,
 }
 
 impl<'a> Event<'a> {
     fn new(entry: QueueEntry, named: EventNames<'a>, contents: Contents<'a>) -> Self {
-        let Contents { snapshot, previous, unreadable } = contents;
-        let EventNames { event_id, event_type, created, key } = named;
+        let Contents { snapshot, more, previous, unreadable } = contents;
+        let EventNames { event_id, event_type, created, key, fetched, body_of } = named;
         let key = key.filter(|_| snapshot.is_object());
         let kind = key.as_ref().map_or("", |key| &key.object);
         Self {
@@ -54,10 +60,14 @@ impl<'a> Event<'a> {
             rank: order::rank(kind, &event_type, created, &snapshot),
             key,
             unreadable,
+            fetched,
+            content_id: body_of.unwrap_or(entry.inbox_id),
             event_id,
             event_type,
             snapshot,
-            previous: previous.filter(Json::is_object),
+            more,
+            // A fetch reports no change, whatever the event reported whose object it confirms.
+            previous: previous.filter(|previous| previous.is_object() && !fetched),
         }
     }
 
@@ -78,6 +88,8 @@ struct EventNames<'a> {
     event_type: Cow<'a, str>,
     created: i64,
     key: Option<ObjectKey>,
+    fetched: bool,
+    body_of: Option<i64>,
 }
 
 /// A row of the inbox with what the queue knows of it.
@@ -101,6 +113,10 @@ pub(super) struct StoredEvent {
     object: Option<String>,
     #[diesel(sql_type = Nullable<Text>)]
     object_id: Option<String>,
+    #[diesel(sql_type = Bool)]
+    fetched: bool,
+    #[diesel(sql_type = Nullable<BigInt>)]
+    body_of: Option<i64>,
     #[diesel(sql_type = Binary)]
     body: Vec<u8>,
 }
@@ -117,7 +133,8 @@ impl<'a> From<&'a StoredEvent> for Event<'a> {
         let key = key(realm, row.object.clone().zip(row.object_id.clone()));
         let contents = event::contents(&row.body, key.is_some());
         let (event_id, event_type) = (row.event_id.as_str().into(), row.event_type.as_str().into());
-        Self::new(row.entry(), EventNames { event_id, event_type, created: row.created, key }, contents)
+        let (created, fetched, body_of) = (row.created, row.fetched, row.body_of);
+        Self::new(row.entry(), EventNames { event_id, event_type, created, key, fetched, body_of }, contents)
     }
 }
 
@@ -125,7 +142,8 @@ impl<'a> From<Filed<'a>> for Event<'a> {
     fn from(filed: Filed<'a>) -> Self {
         let Envelope { realm, event_id, event_type, created, object, object_id, .. } = filed.opened.envelope;
         let key = key(realm, object.zip(object_id));
-        let named = EventNames { event_id: event_id.into(), event_type: event_type.into(), created, key };
+        let (event_id, event_type) = (event_id.into(), event_type.into());
+        let named = EventNames { event_id, event_type, created, key, fetched: false, body_of: None };
         Self::new(QueueEntry::new(filed.inbox_id), named, filed.opened.contents)
     }
 }

@@ -15,8 +15,15 @@ pub(super) struct ObjectKey {
 }
 
 impl ObjectKey {
-    pub(super) fn as_ref(&self, deleted: bool) -> ObjectRef<'_> {
-        ObjectRef { realm: &self.realm, object: &self.object, id: &self.id, deleted }
+    /// The object as this event shows it.
+    pub(super) fn shown_by<'a>(&'a self, event: &'a Event<'_>) -> ObjectRef<'a> {
+        ObjectRef {
+            realm: &self.realm,
+            object: &self.object,
+            id: &self.id,
+            deleted: event.rank.deleted,
+            more: Some(&event.more),
+        }
     }
 }
 
@@ -28,7 +35,8 @@ pub(super) enum StoredWinner {
     /// The row names no event: so far no event of the object could be read.
     Nobody,
     Event {
-        inbox_id: i64,
+        /// The row of the inbox that has its body.
+        content_id: i64,
         group: GroupKey,
     },
 }
@@ -42,7 +50,7 @@ impl StoredWinner {
     }
 
     fn is(self, event: &Event<'_>) -> bool {
-        matches!(self, Self::Event { inbox_id, .. } if inbox_id == event.entry.inbox_id)
+        matches!(self, Self::Event { content_id, .. } if content_id == event.content_id)
     }
 }
 
@@ -112,10 +120,17 @@ impl<'a> ProjectedObject<'a> {
 
     /// The winner, if the mirrors do not show it yet. If they do, only `ambiguous` may change.
     pub(super) fn new_winner(&self) -> Option<&'a Event<'a>> {
-        let event = self.outcome?.event;
-        // If somebody queued the stored winner again, it is among our events and is mirrored again.
-        let is_ours = self.events.iter().any(|own| own.entry.inbox_id == event.entry.inbox_id);
-        (is_ours || !self.stored.is(event)).then_some(event)
+        let Some(Choice { event, .. }) = self.outcome else { return self.queued_again() };
+        if self.stored.is(event) { self.queued_again() } else { Some(event) }
+    }
+
+    /// The row that has the stored winner's body, if somebody queued it again: then it is mirrored again. The
+    /// winner itself may be a fetch that confirms the row; the fetch alone changes nothing.
+    fn queued_again(&self) -> Option<&'a Event<'a>> {
+        let has_body = |event: &&&Event<'_>| {
+            event.content_id == event.entry.inbox_id && self.stored.is(event) && !self.is_rejected(event)
+        };
+        self.events.iter().find(has_body).copied()
     }
 
     /// Excludes an event that cannot be read, and chooses again among the others.

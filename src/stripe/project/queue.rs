@@ -10,6 +10,21 @@ use super::object::{ObjectKey, ProjectedObject};
 use crate::backoff;
 use crate::error::Error;
 
+/// SQL: what the projection reads of the row `i` of the inbox. A fetch that confirms another row has its
+/// body. The named schema: `verify` hides rows of the inbox that it has not replayed yet.
+macro_rules! stored_event {
+    ($attempts:literal) => {
+        concat!(
+            "SELECT i.inbox_id, ",
+            $attempts,
+            " AS attempts, i.account, i.livemode, i.event_id, i.event_type, i.created, i.object, i.object_id,
+                 i.origin = 'fetch' AS fetched, i.body_of,
+                 coalesce((SELECT b.body FROM coulomb.stripe_inbox b WHERE b.inbox_id = i.body_of), i.body)
+                     AS body"
+        )
+    };
+}
+
 /// Claims the oldest events that may be tried now: locks them until the transaction ends. It skips events
 /// that another transaction has locked.
 pub(super) fn claim_next(
@@ -17,19 +32,19 @@ pub(super) fn claim_next(
     limit: u32,
     now: DateTime<Utc>,
 ) -> QueryResult<Vec<StoredEvent>> {
-    diesel::sql_query(
+    diesel::sql_query(concat!(
         "WITH claimed AS MATERIALIZED (
              SELECT inbox_id, attempts
              FROM stripe_inbox_queue
              WHERE quarantined_at IS NULL AND (next_attempt_at IS NULL OR next_attempt_at <= $1)
              ORDER BY inbox_id
              LIMIT $2
-             FOR UPDATE SKIP LOCKED)
-         SELECT inbox_id, attempts, account, livemode, event_id, event_type, created, object, object_id, body
-         FROM claimed
-         JOIN stripe_inbox USING (inbox_id)
-         ORDER BY inbox_id",
-    )
+             FOR UPDATE SKIP LOCKED) ",
+        stored_event!("c.attempts"),
+        " FROM claimed c
+         JOIN stripe_inbox i USING (inbox_id)
+         ORDER BY i.inbox_id",
+    ))
     .bind::<Timestamptz, _>(now)
     .bind::<BigInt, _>(i64::from(limit))
     .load(conn)
@@ -37,16 +52,16 @@ pub(super) fn claim_next(
 
 /// Claims one event; none if another transaction has locked it.
 pub(super) fn claim_one(conn: &mut PgConnection, inbox_id: i64) -> QueryResult<Vec<StoredEvent>> {
-    diesel::sql_query(
+    diesel::sql_query(concat!(
         "WITH claimed AS MATERIALIZED (
              SELECT inbox_id, attempts
              FROM stripe_inbox_queue
              WHERE inbox_id = $1
-             FOR UPDATE SKIP LOCKED)
-         SELECT inbox_id, attempts, account, livemode, event_id, event_type, created, object, object_id, body
-         FROM claimed
-         JOIN stripe_inbox USING (inbox_id)",
-    )
+             FOR UPDATE SKIP LOCKED) ",
+        stored_event!("c.attempts"),
+        " FROM claimed c
+         JOIN stripe_inbox i USING (inbox_id)",
+    ))
     .bind::<BigInt, _>(inbox_id)
     .load(conn)
 }
@@ -63,15 +78,14 @@ pub(super) fn load_rivals(
     if contested.is_empty() {
         return Ok(Vec::new());
     }
-    diesel::sql_query(
-        "SELECT inbox_id, 0::smallint AS attempts, account, livemode, event_id, event_type, created, object,
-             object_id, body
-         FROM unnest($1::text[], $2::boolean[], $3::text[], $4::text[], $5::bigint[])
+    diesel::sql_query(concat!(
+        stored_event!("0::smallint"),
+        " FROM unnest($1::text[], $2::boolean[], $3::text[], $4::text[], $5::bigint[])
              AS k (account, livemode, object, object_id, created)
          JOIN stripe_inbox i USING (account, livemode, object, object_id, created)
-         WHERE inbox_id <> ALL ($6)
+         WHERE i.inbox_id <> ALL ($6)
              AND NOT EXISTS (SELECT FROM stripe_inbox_queue q WHERE q.inbox_id = i.inbox_id)",
-    )
+    ))
     .bind::<Array<Text>, _>(contested.iter().map(|(key, _)| key.realm.account.as_str()).collect::<Vec<_>>())
     .bind::<Array<Bool>, _>(contested.iter().map(|(key, _)| key.realm.livemode).collect::<Vec<_>>())
     .bind::<Array<Text>, _>(contested.iter().map(|(key, _)| key.object.as_str()).collect::<Vec<_>>())

@@ -13,7 +13,8 @@ use crate::db::temporary_tables::on_shared_tables;
 use crate::error::Error;
 use crate::stripe::order::GroupKey;
 
-/// The row to store for an object; by default, for an object without a winner.
+/// The row to store for an object; by default, for an object without a winner. Its `inbox_id` names the row
+/// that has the winner's body, and the other columns are the winner's own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct WinnerRow {
     inbox_id: Option<i64>,
@@ -27,7 +28,7 @@ impl From<Choice<'_>> for WinnerRow {
     fn from(choice: Choice<'_>) -> Self {
         let rank = choice.event.rank;
         Self {
-            inbox_id: Some(choice.event.entry.inbox_id),
+            inbox_id: Some(choice.event.content_id),
             standing: rank.standing,
             created: rank.created,
             ambiguous: choice.ambiguous,
@@ -79,7 +80,7 @@ pub(super) fn lock(conn: &mut PgConnection, objects: &mut [ProjectedObject<'_>])
         let place = usize::try_from(place - 1).expect("WITH ORDINALITY counts from 1");
         let group = GroupKey { standing, created };
         known[place].stored =
-            inbox_id.map_or(StoredWinner::Nobody, |inbox_id| StoredWinner::Event { inbox_id, group });
+            inbox_id.map_or(StoredWinner::Nobody, |content_id| StoredWinner::Event { content_id, group });
     }
     Ok(())
 }

@@ -45,14 +45,22 @@ impl<'a> ObjectFields<'a> {
     /// The entries of an array, or of a Stripe list's `data`.
     pub(super) fn list(&self, field: &'static str) -> Vec<Self> {
         let value = self.get(field);
-        let entries = value.as_array().or_else(|| json::field(value, "data").as_array());
-        entries.into_iter().flatten().map(|value| Self { place: field, value, ..*self }).collect()
+        let own = value.as_array().or_else(|| json::field(value, "data").as_array());
+        let entries = own.into_iter().chain(self.more(field)).flatten();
+        entries.map(|value| Self { place: field, value, ..*self }).collect()
     }
 
-    /// Whether the snapshot has all entries of a Stripe list.
+    /// The entries of the object's own list that Stripe gave separately.
+    fn more(&self, field: &'static str) -> Option<&'a [Json<'a>]> {
+        let more = self.object.more.filter(|_| self.place.is_empty())?;
+        json::field(more, field).as_array()
+    }
+
+    /// Whether we have all entries of a Stripe list.
     pub(super) fn list_complete(&self, field: &'static str) -> bool {
         let list = self.get(field);
         list.is_array()
+            || self.more(field).is_some()
             || (json::field(list, "data").is_array() && json::field(list, "has_more").as_bool() != Some(true))
     }
 

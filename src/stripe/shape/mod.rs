@@ -36,6 +36,8 @@ pub struct ObjectRef<'a> {
     pub id: &'a str,
     /// The snapshot comes from the event of its deletion.
     pub deleted: bool,
+    /// Further entries of its lists, by the name of the list, which Stripe gave separately.
+    pub more: Option<&'a Json<'a>>,
 }
 
 /// A snapshot has an amount that cannot be read. Then nothing of the object is stored, because a guess would
@@ -80,19 +82,29 @@ pub fn link(object: &ObjectRef<'_>, snapshot: &Json<'_>) -> Option<Link> {
     (kinds::find(object.object).link)(ObjectFields::new(object, snapshot))
 }
 
-/// Ids of the prices that a snapshot of a subscription shows; none for any other object.
-pub fn subscribed_prices(object: &ObjectRef<'_>, snapshot: &Json<'_>) -> Vec<String> {
+/// The prices that a snapshot of a subscription shows, each with the time when its item was added; none for
+/// any other object.
+pub fn subscribed_prices(
+    object: &ObjectRef<'_>,
+    snapshot: &Json<'_>,
+) -> Vec<(String, Option<DateTime<Utc>>)> {
     if object.object != "subscription" {
         return Vec::new();
     }
-    subscriptions::price_ids(ObjectFields::new(object, snapshot))
+    subscriptions::prices(ObjectFields::new(object, snapshot))
 }
 
 /// The billing periods that a snapshot of a subscription shows, one for each item; none for any other object.
-/// `at`: when the event was made. A subscription that is incomplete, unpaid or paused has no period.
-pub fn billing_periods(object: &ObjectRef<'_>, snapshot: &Json<'_>, at: DateTime<Utc>) -> Vec<SeenPeriod> {
+/// `at`: when the event was made, or the object read, if it was `fetched`. A subscription that is incomplete,
+/// unpaid or paused has no period.
+pub fn billing_periods(
+    object: &ObjectRef<'_>,
+    snapshot: &Json<'_>,
+    at: DateTime<Utc>,
+    fetched: bool,
+) -> Vec<SeenPeriod> {
     if object.object != "subscription" {
         return Vec::new();
     }
-    subscriptions::periods(ObjectFields::new(object, snapshot), at)
+    subscriptions::periods(ObjectFields::new(object, snapshot), at, fetched)
 }

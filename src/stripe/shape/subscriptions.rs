@@ -47,13 +47,15 @@ pub(in crate::stripe) fn subscription(from: ObjectFields<'_>) -> SubscriptionWit
     SubscriptionWithItems { subscription, items }
 }
 
-/// Ids of the prices of its items.
-pub(super) fn price_ids(from: ObjectFields<'_>) -> Vec<String> {
-    entries(from).into_iter().filter_map(price_id).collect()
+/// The prices of its items, each with the time when the item was added, else when the subscription began.
+pub(super) fn prices(from: ObjectFields<'_>) -> Vec<(String, Option<DateTime<Utc>>)> {
+    let began = || ["start_date", "start", "created"].into_iter().find_map(|field| from.time(field));
+    let priced = |entry: ObjectFields<'_>| Some((price_id(entry)?, entry.time("created").or_else(began)));
+    entries(from).into_iter().filter_map(priced).collect()
 }
 
 /// The period of each item: its own, or, in shapes before `basil`, that of the subscription.
-pub(super) fn periods(from: ObjectFields<'_>, at: DateTime<Utc>) -> Vec<SeenPeriod> {
+pub(super) fn periods(from: ObjectFields<'_>, at: DateTime<Utc>, fetched: bool) -> Vec<SeenPeriod> {
     let status = from.text("status");
     if !matches!(status.as_deref(), Some("trialing" | "active" | "past_due" | "canceled")) {
         return Vec::new();
@@ -68,6 +70,7 @@ pub(super) fn periods(from: ObjectFields<'_>, at: DateTime<Utc>) -> Vec<SeenPeri
             start,
             details: PeriodDetails { end, item_number, product_id: price(entry).id("product") },
             at,
+            fetched,
         })
     };
     (0..).zip(entries(from)).filter_map(seen).collect()

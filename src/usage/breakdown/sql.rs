@@ -34,6 +34,42 @@ pub(super) fn statement<'a>(
 /// The SQL of [`statement`]. Binds: $1 and $2 times, $3 org, $4 meters, $5 member, $6 subject, $7 dimensions
 /// and labels, $8 names in the grouping, $9 zone, $10 the position after which to go on.
 fn text(query: &BreakdownQuery, meters: &[CountedMeter], has_position: bool, end: &str) -> String {
+    let position = if has_position { "WHERE position > ($10 COLLATE \"C\")" } else { "WHERE $10 IS NULL" };
+    let declare = if end.is_empty() { "DECLARE coulomb_breakdown NO SCROLL CURSOR FOR " } else { "" };
+    format!("{declare}{} ORDER BY position {end}", grouped_records(query, meters, position))
+}
+
+/// SQL after `FROM` whose rows `d` are those of the list, with `m` for their meters and `o` for their orgs.
+/// Binds: $1 to $9 of [`statement`].
+pub(super) fn tables(query: &BreakdownQuery, meters: &[CountedMeter]) -> String {
+    let grouping = &query.grouping;
+    let (mut next, mut texts) = (0, Vec::new());
+    for is_there in [grouping.time.is_some(), grouping.org, true, true, grouping.member, grouping.subject] {
+        next += i32::from(is_there);
+        texts.push(if is_there { format!("g.position[{next}]") } else { "NULL::text".to_owned() });
+    }
+    let of_time = |unit| if grouping.time == Some(unit) { texts[0].as_str() } else { "NULL" };
+    format!(
+        "(SELECT g.*, ({hour})::timestamptz AS hour, ({day})::date AS day, ({month})::text AS month,
+              {org} AS org, {currency} AS currency, {member} AS member, {subject} AS subject,
+              (SELECT coalesce(jsonb_object_agg(t.name, t.value ORDER BY t.name), '{{}}')
+               FROM unnest($8, g.position[{names}:]) AS t (name, value))::text AS dimensions
+          FROM ({rows}) g) d
+         JOIN meters m ON m.meter_id = d.meter_id LEFT JOIN orgs o ON o.public_id = d.org",
+        hour = of_time(BreakdownTime::Hour),
+        day = of_time(BreakdownTime::Day),
+        month = of_time(BreakdownTime::Month),
+        org = texts[1],
+        currency = texts[3],
+        member = texts[4],
+        subject = texts[5],
+        names = next + 1,
+        rows = grouped_records(query, meters, ""),
+    )
+}
+
+/// The rows of the list, in no order; `position` is their condition.
+fn grouped_records(query: &BreakdownQuery, meters: &[CountedMeter], position: &str) -> String {
     let grouping = &query.grouping;
     let mut columns: Vec<String> = Vec::new();
     columns.extend(grouping.time.map(|time| time_text(time).to_owned()));
@@ -49,10 +85,8 @@ fn text(query: &BreakdownQuery, meters: &[CountedMeter], has_position: bool, end
     let quantity = quantity(meters);
     let valid = valid(meters);
     let conditions = conditions(query);
-    let position = if has_position { "WHERE position > ($10 COLLATE \"C\")" } else { "WHERE $10 IS NULL" };
-    let declare = if end.is_empty() { "DECLARE coulomb_breakdown NO SCROLL CURSOR FOR " } else { "" };
     format!(
-        "{declare}WITH records AS (
+        "WITH records AS (
              SELECT ARRAY[{columns}]::text[] COLLATE \"C\" AS position, r.meter_id, o.external_id, r.quantity,
                  r.cost, r.battery_units, r.occurred_at, r.value, r.correction % 2 AS takes_back,
                  {valid} AS valid
@@ -68,8 +102,7 @@ fn text(query: &BreakdownQuery, meters: &[CountedMeter], has_position: bool, end
          FROM records {position}
          GROUP BY position, meter_id
          HAVING sum(1 - 2 * takes_back) <> 0 OR sum(quantity) <> 0 OR sum(cost) <> 0
-             OR sum(battery_units) <> 0
-         ORDER BY position {end}"
+             OR sum(battery_units) <> 0"
     )
 }
 

@@ -126,14 +126,22 @@ async fn an_org_has_its_own_endpoints_and_sees_no_others() {
     assert_eq!(of_other.count(), 0);
 }
 
-/// `localhost` may be stored: only the sending resolves names. The platform's own endpoint names the address.
+/// `localhost` is refused at once. Another name may be stored, as older versions stored this one: only the
+/// sending resolves names. The platform's own endpoint names the address.
 #[tokio::test]
 async fn an_org_learns_no_address_of_the_inside() {
     let world = World::new().setting("COULOMB_MESSAGE_ALLOW", "10.9.9.9").org("acme").start().await;
     let key = world.key_of("acme");
-    let body = json!({ "url": "https://localhost:9/" });
+    for url in ["https://localhost:9/", "https://api.LocalHost.:9/"] {
+        let refused = world.post("/v1/message_endpoints", json!({ "url": url })).await.names(400, "url");
+        assert!(refused.text("detail").contains("COULOMB_MESSAGE_ALLOW"), "{refused}");
+    }
+    let body = json!({ "url": "https://example.com:9/" });
     let of_org = world.by(&key).post("/v1/message_endpoints", body.clone()).await.status(201).id();
     let (of_platform, _) = endpoint(&world, body).await;
+    let path = format!("/v1/message_endpoints/{of_platform}");
+    world.patch(&path, json!({ "url": "https://localhost/" })).await.names(400, "url");
+    world.execute("UPDATE message_endpoints SET url = 'https://localhost:9/'");
     world.by(&key).send(on(&of_org, "test", json!(null))).await.status(204);
     world.send(on(&of_platform, "test", json!(null))).await.status(204);
     let path = |id: &str| format!("/v1/message_endpoints/{id}/deliveries/1/attempts");

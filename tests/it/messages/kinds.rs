@@ -64,11 +64,13 @@ const OF_USAGE: &[&str] = &[
 const OF_ORGS: &[&str] = &["org.resumed", "org.suspended"];
 /// Kinds that `messages::retries` and `messages::standard` see.
 const OF_ENDPOINTS: &[&str] = &["endpoint.disabled", "endpoint.test"];
+/// Kinds that `charging::nightly` sees.
+const OF_CHARGES: &[&str] = &["charge.failed"];
 
 #[test]
 fn every_kind_has_a_test_of_its_cause() {
-    let tested: BTreeSet<&str> =
-        [OF_STRIPE, OF_OUR_OWN, OF_USAGE, OF_ORGS, OF_ENDPOINTS].into_iter().flatten().copied().collect();
+    let lists = [OF_STRIPE, OF_OUR_OWN, OF_USAGE, OF_ORGS, OF_ENDPOINTS, OF_CHARGES];
+    let tested: BTreeSet<&str> = lists.into_iter().flatten().copied().collect();
     let all: BTreeSet<&str> = KINDS.iter().map(|kind| kind.name).collect();
     assert_eq!(tested, all);
 }

@@ -22,7 +22,8 @@ fn database() -> (Database, PgConnection) {
 fn add(batch: &mut MirrorBatch, account: &str, snapshot: &Value) {
     let realm = Realm { account: account.to_owned(), livemode: true };
     let field = |name: &str| snapshot[name].as_str().expect(name);
-    let object = ObjectRef { realm: &realm, object: field("object"), id: field("id"), deleted: false };
+    let object =
+        ObjectRef { realm: &realm, object: field("object"), id: field("id"), deleted: false, more: None };
     read(&object, &snapshot.into(), batch).expect("a readable snapshot");
 }
 

@@ -1,6 +1,6 @@
 use coulomb::billing::MirrorBatch;
 use coulomb::billing::catalog::{Coupon, Price, Product, PromotionCode, TaxRate};
-use coulomb::billing::checkout_sessions::CheckoutSession;
+use coulomb::billing::checkout_sessions::{CheckoutLineItem, CheckoutSession};
 use coulomb::billing::credit_notes::{CreditNote, CreditNoteLine};
 use coulomb::billing::customers::{Customer, CustomerTaxId, Discount};
 use coulomb::billing::disputes::Dispute;
@@ -38,7 +38,12 @@ fn fixtures() -> Vec<Value> {
 #[test]
 fn rows_come_back_as_they_were_read() {
     let (_database, conn) = &mut database();
-    let mut given = batch(&fixtures());
+    let mut snapshots = fixtures();
+    snapshots.push(json!({"object": "checkout.session", "id": "cs_items", "line_items": {"has_more": false,
+        "data": [{"id": "li_1", "price": {"id": "price_1", "product": "prod_1"}, "quantity": 2,
+            "amount_subtotal": 9, "amount_discount": 1, "amount_tax": 2, "amount_total": 10,
+            "currency": "usd", "description": "Pack"}, {"id": "li_2"}]}}));
+    let mut given = batch(&snapshots);
     given.invoices[0].invoice.total = Some(i64::MAX);
     given.invoices[0].invoice.starting_balance = Some(i64::MIN);
     for _ in 0..2 {
@@ -54,6 +59,8 @@ fn compare(conn: &mut PgConnection, given: &MirrorBatch) {
     let items: Vec<_> = given.subscriptions.iter().flat_map(|read| read.items.clone()).collect();
     let notes: Vec<_> = given.credit_notes.iter().map(|read| read.credit_note.clone()).collect();
     let note_lines: Vec<_> = given.credit_notes.iter().flat_map(|read| read.lines.clone()).collect();
+    let sessions: Vec<_> = given.checkout_sessions.iter().map(|read| read.session.clone()).collect();
+    let sold: Vec<_> = given.checkout_sessions.iter().flat_map(|read| read.items.clone()).collect();
     assert!(lines.len() > 4 && items.len() > 4 && note_lines.len() > 1);
     macro_rules! same {
         ($row:ty, $table:ident, $given:expr) => {{
@@ -79,7 +86,8 @@ fn compare(conn: &mut PgConnection, given: &MirrorBatch) {
     same!(Dispute, disputes, given.disputes);
     same!(CreditNote, credit_notes, notes);
     same!(CreditNoteLine, credit_note_lines, note_lines);
-    same!(CheckoutSession, checkout_sessions, given.checkout_sessions);
+    same!(CheckoutSession, checkout_sessions, sessions);
+    same!(CheckoutLineItem, checkout_line_items, sold);
     same!(Product, products, given.products);
     same!(Price, prices, given.prices);
     same!(Coupon, coupons, given.coupons);

@@ -6,8 +6,8 @@
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Command, Stdio};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use coulomb::db::{self, migrate};
 use diesel::connection::SimpleConnection;
@@ -97,6 +97,8 @@ pub struct Database {
     /// Its URL for the owner.
     pub url: String,
     name: String,
+    /// What [`Database::value`] asks with, many times a second while a test waits.
+    asking: Mutex<Option<PgConnection>>,
     /// The mode and the connected accounts that act. Most events of the tests are in test mode.
     pub realms: (&'static str, &'static str),
 }
@@ -117,7 +119,7 @@ impl Database {
 
     /// A database that another server runs; dropping this keeps it.
     pub fn at(url: &str) -> Self {
-        Self { url: url.to_owned(), name: String::new(), realms: REALMS }
+        Self { url: url.to_owned(), name: String::new(), asking: Mutex::default(), realms: REALMS }
     }
 
     fn create(how: &str) -> Self {
@@ -126,7 +128,7 @@ impl Database {
         let cluster = cluster();
         let mut conn = PgConnection::establish(&cluster.url).expect("the cluster answers");
         conn.batch_execute(&format!("CREATE DATABASE {name} {how}")).expect("a database");
-        Self { url: named(&cluster.url, &name), name, realms: REALMS }
+        Self { url: named(&cluster.url, &name), name, asking: Mutex::default(), realms: REALMS }
     }
 
     /// A connection of the owner.
@@ -147,7 +149,17 @@ impl Database {
             value: Option<String>,
         }
         let sql = format!("SELECT (SELECT ({sql})::text) AS value");
-        diesel::sql_query(sql).get_result::<Row>(&mut self.owner()).expect("the query runs").value
+        let mut asking = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut conn = asking.take().unwrap_or_else(|| self.owner());
+        let found = diesel::sql_query(&sql).get_result::<Row>(&mut conn);
+        // A test may have ended the connection, or the server.
+        let found = found.or_else(|_| {
+            conn = self.owner();
+            diesel::sql_query(&sql).get_result::<Row>(&mut conn)
+        });
+        let value = found.expect("the query runs").value;
+        *asking = Some(conn);
+        value
     }
 
     /// Like [`Database::value`], as a number.
@@ -168,6 +180,8 @@ impl Database {
 
     /// A `coulomb` command on this database.
     pub fn command(&self, args: &[&str]) -> Command {
+        // Some commands refuse to run beside other connections.
+        *self.asking.lock().unwrap_or_else(PoisonError::into_inner) = None;
         let mut command = Command::new(env!("CARGO_BIN_EXE_coulomb"));
         command.args(args).env("DATABASE_URL", &self.url).env("COULOMB_LOG", "warn");
         command.env("COULOMB_RUN_DIR", self.run_dir());

@@ -99,16 +99,21 @@ impl Daemon {
 
     /// A daemon in this process, on a test clock.
     pub fn clocked(database: &Database, clock: &TestClock) -> Self {
-        Self::on_clock(database, clock.clock())
+        Self::clocked_with(database, clock, &[])
+    }
+
+    /// Like [`Daemon::clocked`], with further settings.
+    pub fn clocked_with(database: &Database, clock: &TestClock, settings: &[(&str, &str)]) -> Self {
+        Self::on_clock(database, clock.clock(), settings)
     }
 
     /// Like [`Daemon::clocked`], but the daemon watches the clock for jumps, like that of a machine.
     pub fn watching(database: &Database, clock: &TestClock) -> Self {
-        Self::on_clock(database, clock.clock().watched_for_jumps())
+        Self::on_clock(database, clock.clock().watched_for_jumps(), &[])
     }
 
-    fn on_clock(database: &Database, clock: Clock) -> Self {
-        let settings = BTreeMap::from([
+    fn on_clock(database: &Database, clock: Clock, further: &[(&str, &str)]) -> Self {
+        let mut settings = BTreeMap::from([
             ("COULOMB_LISTEN".to_owned(), "127.0.0.1:0".to_owned()),
             ("COULOMB_HTTP_WORKERS".to_owned(), "1".to_owned()),
             ("STRIPE_WEBHOOK_SECRET".to_owned(), SECRET.to_owned()),
@@ -116,6 +121,7 @@ impl Daemon {
             ("COULOMB_MESSAGE_ALLOW_HTTP".to_owned(), "true".to_owned()),
             ("COULOMB_MESSAGE_ALLOW".to_owned(), "127.0.0.0/8".to_owned()),
         ]);
+        settings.extend(further.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
         let config =
             Config::from_sources(&|name| settings.get(name).cloned(), &BTreeMap::new()).expect("settings");
         acting_realms::establish(&mut database.owner(), &config.acting_realms(), clock.now())

@@ -8,6 +8,7 @@ pub mod daemon;
 pub mod documents;
 pub mod en16931;
 pub mod events;
+pub mod fake_stripe;
 pub mod invoicing;
 pub mod json;
 pub mod objects;

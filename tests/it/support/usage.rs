@@ -84,23 +84,36 @@ impl Database {
                 "records and counters",
                 // Counters of levels are not sums.
                 "SELECT count(*) FROM (SELECT c.* FROM quota_counters c JOIN quota_slots q USING (slot_id)
-                     WHERE used <> 0 AND q.period <> 'always') c FULL JOIN (
+                     JOIN meters m USING (meter_id)
+                     WHERE used <> 0 AND m.aggregation <> 'level') c FULL JOIN (
                      SELECT r.org_id, q.slot_id, CASE WHEN q.per_subject THEN coalesce(r.subject, '') ELSE ''
                          END AS subject,
                             CASE q.period WHEN 'day' THEN coalesce(r.own_day, r.day)
                                  WHEN 'hour' THEN (r.occurred_at AT TIME ZONE 'UTC')::date
+                                 WHEN 'always' THEN '2000-01-01'
+                                 WHEN 'rolling_1h' THEN (date_bin('150 s', r.occurred_at, 'epoch')
+                                     AT TIME ZONE 'UTC')::date
+                                 WHEN 'rolling_24h' THEN (r.occurred_at AT TIME ZONE 'UTC')::date
+                                 WHEN 'rolling_7d' THEN (date_bin('7 h', r.occurred_at, 'epoch')
+                                     AT TIME ZONE 'UTC')::date
+                                 WHEN 'rolling_31d' THEN (date_bin('31 h', r.occurred_at, 'epoch')
+                                     AT TIME ZONE 'UTC')::date
                                  WHEN 'week' THEN date_trunc('week', coalesce(r.own_day, r.day))::date
                                  WHEN 'month' THEN date_trunc('month', coalesce(r.own_day, r.day))::date
                                  ELSE coalesce(r.billing_period,
                                      date_trunc('month', coalesce(r.own_day, r.day))::date)
                             END AS period,
                             coalesce(CASE q.period WHEN 'billing' THEN r.billing_start
-                                WHEN 'hour' THEN date_trunc('hour', r.occurred_at, 'UTC') END,
+                                WHEN 'hour' THEN date_trunc('hour', r.occurred_at, 'UTC')
+                                WHEN 'rolling_1h' THEN date_bin('150 s', r.occurred_at, 'epoch')
+                                WHEN 'rolling_24h' THEN date_trunc('hour', r.occurred_at, 'UTC')
+                                WHEN 'rolling_7d' THEN date_bin('7 h', r.occurred_at, 'epoch')
+                                WHEN 'rolling_31d' THEN date_bin('31 h', r.occurred_at, 'epoch') END,
                                 'epoch') AS began,
                             sum(r.quantity) AS used
                      FROM usage_records r JOIN quota_slots q USING (meter_id) JOIN usage_series s
-                         USING (org_id, series_id)
-                     WHERE q.period <> 'always' AND s.dimensions @> q.filter
+                         USING (org_id, series_id) JOIN meters m ON m.meter_id = r.meter_id
+                     WHERE m.aggregation <> 'level' AND s.dimensions @> q.filter
                      GROUP BY 1, 2, 3, 4, 5 HAVING sum(r.quantity) <> 0) r
                      USING (org_id, slot_id, subject, period, began)
                  WHERE c.used IS DISTINCT FROM r.used",

@@ -145,7 +145,7 @@ impl Setup {
         let database = self.database;
         let settings: Vec<_> = self.settings.iter().map(|(name, value)| (&**name, &**value)).collect();
         let daemon = |_| match &self.clock {
-            Some(clock) => Daemon::clocked(&database, clock),
+            Some(clock) => Daemon::clocked_with(&database, clock, &settings),
             None => Daemon::with(&database, &settings),
         };
         let daemons = (0..self.daemons).map(daemon).collect();

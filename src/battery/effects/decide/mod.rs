@@ -73,10 +73,31 @@ pub(super) fn decide_source(
         SourceKind::PaymentIntent | SourceKind::CheckoutSession => decider.payment()?,
     }
     let mut decision = decider.decision;
+    leave_out_old_money(facts, &mut decision);
     if facts.org().is_none() {
         wait_for_org(facts, &mut decision);
     }
     Ok(decision)
+}
+
+/// Money from before the account was first read does nothing new. If the rule says so, what it paid for a
+/// period that still ran then is granted.
+///
+/// The facts that decide: when the money was taken (else, of an invoice, when it was finalized), and the end
+/// of the line's period.
+fn leave_out_old_money(facts: &Facts, decision: &mut Decision) {
+    let Some(rule) = &facts.old_money else { return };
+    let taken = facts.invoice.as_ref().and_then(|invoice| invoice.paid_at).or(facts.taken_at);
+    if taken.is_none_or(|taken| taken >= rule.since) {
+        return;
+    }
+    let runs = |end: Option<DateTime<Utc>>| rule.grant_running && end.is_some_and(|end| end > rule.since);
+    decision.grants.retain(|grant| runs(grant.period.map(|(_, end)| end)));
+    decision.clawbacks.clear();
+    decision.waits.retain(|wait| {
+        let line = facts.lines.iter().find(|line| line.id.as_deref() == Some(&*wait.line));
+        runs(line.and_then(|line| line.end))
+    });
 }
 
 /// Without an org nothing can be granted or clawed back: all of it waits.

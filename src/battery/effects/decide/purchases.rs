@@ -1,13 +1,26 @@
-//! Payments without an invoice: which pack a session or a payment intent names, and how many. Pure.
+//! Payments without an invoice: which packs a session or a payment intent sold, and how many. Pure.
+//!
+//! The line items of a session tell what was bought (<https://docs.stripe.com/checkout/fulfillment>). The
+//! facts that decide, the first that applies:
+//!
+//! 1. An operator assigned a pack: it was sold.
+//! 2. The metadata names a pack by its id, and no line item buys that pack: it was sold, as often as the
+//!    metadata or the amount says. The same where the metadata gives a number of units.
+//! 3. The prices of line items buy packs: each sells its pack × its quantity. Line items of other prices are
+//!    nothing of ours.
+//! 4. Otherwise, and while the line items are not known: the pack of the metadata's price or of the payment
+//!    link was sold, as often as the metadata or the amount says. Without one the source waits.
+//!
+//! A source is decided once: when it has an effect, later facts grant nothing more.
 
 use rust_decimal::Decimal;
 use serde_json::Value;
 
 use super::Decider;
 use super::offers::{multiply, pack_grant};
-use crate::battery::effects::model::WaitReason;
-use crate::battery::effects::model::facts::{Intent, NamedPacks, Pack, Session};
+use crate::battery::effects::model::facts::{Intent, NamedPacks, Pack, Session, SoldItem};
 use crate::battery::effects::model::line_keys::WHOLE;
+use crate::battery::effects::model::{LineGrant, WaitReason};
 use crate::error::Error;
 use crate::money::round_units;
 
@@ -15,7 +28,7 @@ impl Decider<'_> {
     /// Decides a session, or an intent that no invoice owns.
     pub(super) fn payment(&mut self) -> Result<(), Error> {
         let facts = self.facts;
-        if facts.owned_elsewhere || self.effect_of(WHOLE).is_some() || self.is_dismissed(WHOLE) {
+        if facts.owned_elsewhere || !facts.effects.is_empty() || self.is_dismissed(WHOLE) {
             return Ok(());
         }
         let is_captured = facts.intent.as_ref().is_some_and(Intent::is_paid);
@@ -32,7 +45,53 @@ impl Decider<'_> {
 
     /// Grants the packs that a session sold.
     pub(super) fn pack_of_session(&mut self, session: &Session) -> Result<(), Error> {
-        self.named_pack(&session.named, Some(session))
+        let items = session.items_of_packs();
+        let is_named = |id: &str| items.iter().any(|(_, _, pack)| pack.id.as_deref() == Some(id));
+        let named = &session.named;
+        let counts = match named.text("battery_pack") {
+            Some(id) => is_named(&id),
+            None => named.text("battery_units").is_none() && !items.is_empty(),
+        };
+        if counts && self.assigned_pack().is_none() {
+            return self.items_of_session(&items);
+        }
+        self.named_pack(named, Some(session))
+    }
+
+    /// Grants what these line items sold. One pack is one grant of the source as a whole; of several packs
+    /// each line item makes a grant.
+    fn items_of_session(&mut self, items: &[ItemOfPack<'_>]) -> Result<(), Error> {
+        let is_one_pack = items.iter().all(|(_, _, pack)| pack.id == items[0].2.id);
+        let sold: Vec<&ItemOfPack<'_>> = items.iter().filter(|(key, ..)| !self.is_dismissed(key)).collect();
+        let assigned = |key: &str| self.waiting(key).and_then(|waiting| waiting.quantity);
+        if let Some((_, item, pack)) = sold.iter().find(|(_, item, _)| item.quantity.is_none())
+            && !(is_one_pack && assigned(WHOLE).is_some())
+        {
+            let (id, pack) = (item.id.as_deref().unwrap_or("?"), pack.id.as_deref().unwrap_or_default());
+            let detail = format!(
+                "the line item {id} of the session does not tell how many of the pack {pack} were bought: \
+                 assign the pack with the quantity"
+            );
+            self.wait(WHOLE, None, WaitReason::UnknownQuantity, detail);
+            return Ok(());
+        }
+        if is_one_pack {
+            let Some((_, _, pack)) = sold.first() else { return Ok(()) };
+            let quantity =
+                assigned(WHOLE).unwrap_or_else(|| quantity_of(sold.iter().map(|(_, item, _)| *item)));
+            let units = multiply(pack.units, quantity)?;
+            self.decision.grants.push(pack_grant(WHOLE, pack, quantity, units));
+            return Ok(());
+        }
+        let mut grants = Vec::new();
+        for (key, item, pack) in sold {
+            let Some(quantity) = assigned(key).or(item.quantity) else { continue };
+            let pack = self.waiting(key).and_then(|waiting| waiting.pack.as_ref()).unwrap_or(pack);
+            let units = multiply(pack.units, quantity)?;
+            grants.push(LineGrant { price: item.price.clone(), ..pack_grant(key, pack, quantity, units) });
+        }
+        self.decision.grants.extend(grants);
+        Ok(())
     }
 
     /// Grants the named pack as often as it was bought, or lets the source wait.
@@ -69,9 +128,42 @@ impl Decider<'_> {
         let said = named.quantity().map_err(|detail| unknown_pack(detail.to_owned()))?;
         let assigned = self.waiting(WHOLE).and_then(|waiting| waiting.quantity);
         let is_named_by_id = named.metadata.get("battery_pack").is_some();
-        let quantity = assigned.map_or_else(|| quantity_sold(session, &pack, said, is_named_by_id), Ok);
+        let of_items = || session.and_then(|session| session.quantity_of_items(&pack));
+        let quantity = assigned
+            .or_else(of_items)
+            .map_or_else(|| quantity_sold(session, &pack, said, is_named_by_id), Ok);
         quantity.map(|quantity| (pack, quantity)).map_err(|detail| (WaitReason::UnknownQuantity, detail))
     }
+}
+
+/// A line item with its key and the pack that its price buys.
+type ItemOfPack<'a> = (String, &'a SoldItem, &'a Pack);
+
+impl Session {
+    fn is_ignored(&self) -> bool {
+        let items = self.items.as_deref().unwrap_or_default();
+        self.ignored || !items.is_empty() && items.iter().all(|item| item.ignored)
+    }
+
+    /// The line items that buy a pack. A quantity of zero buys nothing.
+    fn items_of_packs(&self) -> Vec<ItemOfPack<'_>> {
+        let items = self.keyed_items().into_iter();
+        let bought = items.filter(|(_, item)| item.quantity.is_none_or(|quantity| quantity > 0));
+        bought.filter_map(|(key, item)| Some((key, item, item.pack.as_ref()?))).collect()
+    }
+
+    /// How many of this pack the line items sold; `None` if they do not tell.
+    fn quantity_of_items(&self, pack: &Pack) -> Option<i64> {
+        let items = self.items_of_packs();
+        let of_pack = items.iter().filter(|(_, _, own)| own.id.is_some() && own.id == pack.id);
+        let items: Vec<&SoldItem> = of_pack.map(|(_, item, _)| *item).collect();
+        let is_told = !items.is_empty() && items.iter().all(|item| item.quantity.is_some());
+        is_told.then(|| quantity_of(items.into_iter()))
+    }
+}
+
+fn quantity_of<'a>(items: impl Iterator<Item = &'a SoldItem>) -> i64 {
+    items.filter_map(|item| item.quantity).fold(0, i64::saturating_add)
 }
 
 impl NamedPacks {
@@ -84,13 +176,14 @@ impl NamedPacks {
         }
     }
 
-    /// Whether another product of the account sold it: the session is ignored, and nothing here names a pack.
+    /// Whether another product of the account sold it: the session or each of its line items is ignored, and
+    /// nothing here names a pack.
     fn is_nothing_of_ours(&self, session: Option<&Session>) -> bool {
         let names_nothing = self.text("battery_pack").is_none()
             && self.text("battery_units").is_none()
             && self.by_price.is_none()
             && self.by_link.is_none();
-        names_nothing && session.is_some_and(|session| session.ignored)
+        names_nothing && session.is_some_and(Session::is_ignored)
     }
 
     /// The pack: by its id, else a nameless pack of so many units, else by price, else by payment link.
@@ -130,10 +223,9 @@ impl NamedPacks {
     }
 }
 
-/// How many packs a payment sold; an error says why that is unknown.
+/// How many packs a payment sold whose line items do not tell; an error says why that is unknown.
 ///
-/// The events of a session have no line items (<https://docs.stripe.com/checkout/fulfillment>), and the buyer
-/// may have changed the quantity. So:
+/// The buyer may have changed the quantity. So:
 ///
 /// - Where prices of the pack are known, the amount before discounts decides, if it is the amount of a whole
 ///   number of packs by one price alone.

@@ -4,7 +4,7 @@ use diesel::pg::PgConnection;
 use diesel::prelude::*;
 
 use super::{DocumentRow, DocumentTypes, pack_json, parse_documents};
-use super::{named_packs_json, session_json, sold_pack_json};
+use super::{named_packs_json, old_money_json, session_json, sold_pack_json};
 use crate::battery::effects::model::{Facts, SaleSource};
 use crate::battery::effects::sql::{bind_sources_of_one_kind, from_invoices};
 use crate::billing::acting_realms::acts;
@@ -317,9 +317,10 @@ statement!(InvoiceFacts -> DocumentTypes: concat!(
          'org_ref', link.ref,
          'org_id', r.org_id,
          'is_inactive_realm', NOT ", acts!("k"), ",
+         'old_money', ", old_money_json!(), ",
          'owned_elsewhere', ", granted_by_payment!(), ",
          'session', (
-             SELECT ", session_json!(), "
+             SELECT ", session_json!("NULL"), "
              FROM checkout_sessions s
              WHERE s.invoice_id = k.id
                  AND s.account IS NOT DISTINCT FROM k.account

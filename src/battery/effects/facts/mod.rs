@@ -93,6 +93,17 @@ fn parse_documents<T: DeserializeOwned>(rows: Vec<DocumentRow>) -> Result<Vec<(S
         .collect()
 }
 
+/// SQL: the rule for old money of the account of the source `k`.
+macro_rules! old_money_json {
+    () => {
+        "(SELECT json_build_object('since', a.effects_since, 'grant_running', a.grant_running)
+          FROM stripe_accounts a
+          WHERE a.account IS NOT DISTINCT FROM k.account
+              AND a.livemode IS NOT DISTINCT FROM k.livemode)"
+    };
+}
+use old_money_json;
+
 /// SQL: the pack `b` as JSON.
 macro_rules! pack_json {
     () => {
@@ -176,9 +187,9 @@ macro_rules! named_packs_json {
 }
 use named_packs_json;
 
-/// SQL: the session `s` as JSON.
+/// SQL: the session `s` as JSON, with these line items.
 macro_rules! session_json {
-    () => {
+    ($items:expr) => {
         concat!(
             "json_build_object(
                  'mode', s.mode,
@@ -200,8 +211,42 @@ macro_rules! session_json {
                 sold_pack_json!(""),
                 sold_pack_json!(" AND p.id = m.price_id")
             ),
+            ",
+                 'items', ",
+            $items,
             ")"
         )
     };
 }
 use session_json;
+
+/// SQL: the line items of the session `s`, if all are known.
+macro_rules! sold_items_json {
+    () => {
+        concat!(
+            "CASE WHEN s.line_items_complete THEN coalesce((
+                     SELECT json_agg(json_build_object(
+                             'id', t.id,
+                             'price', t.price_id,
+                             'quantity', t.quantity,
+                             'ignored', EXISTS (
+                                 SELECT
+                                 FROM battery_effects_ignored n
+                                 WHERE (n.kind, n.id) = ('price', t.price_id)
+                                     OR (n.kind, n.id) = ('product', t.product_id)),
+                             'pack', (
+                                 SELECT ",
+            pack_json!(),
+            "
+                                 FROM battery_pack_stripe_prices m
+                                 JOIN battery_packs b USING (pack_id)
+                                 WHERE m.price_id = t.price_id))
+                         ORDER BY t.line_number)
+                     FROM checkout_line_items t
+                     WHERE t.account = s.account
+                         AND t.livemode = s.livemode
+                         AND t.session_id = s.id), '[]') END"
+        )
+    };
+}
+use sold_items_json;

@@ -4,7 +4,8 @@ use diesel::pg::PgConnection;
 use diesel::prelude::*;
 
 use super::{
-    DocumentRow, DocumentTypes, named_packs_json, pack_json, parse_documents, session_json, sold_pack_json,
+    DocumentRow, DocumentTypes, named_packs_json, old_money_json, pack_json, parse_documents, session_json,
+    sold_items_json, sold_pack_json,
 };
 use crate::battery::effects::model::{Facts, SaleSource};
 use crate::battery::effects::sql::{bind_sources, from_payments};
@@ -19,7 +20,7 @@ statement!(PaymentFacts -> DocumentTypes: concat!(
              'amount_received', i.amount_received,
              'currency', i.currency,
              'named', ", named_packs_json!("i.metadata", "NULL", pack_json!(), pack_json!()), ") END,
-         'session', CASE WHEN s.id IS NOT NULL THEN ", session_json!(), " END,
+         'session', CASE WHEN s.id IS NOT NULL THEN ", session_json!(sold_items_json!()), " END,
          'owned_elsewhere', k.kind = 'payment_intent' AND (
              i.invoice_id IS NOT NULL
              OR EXISTS (
@@ -41,7 +42,15 @@ statement!(PaymentFacts -> DocumentTypes: concat!(
          'customer_id', c.id,
          'org_ref', coalesce(l.ref, given.ref),
          'org_id', r.org_id,
-         'is_inactive_realm', NOT ", acts!("k"), ")
+         'is_inactive_realm', NOT ", acts!("k"), ",
+         'old_money', ", old_money_json!(), ",
+         'taken_at', coalesce((
+             SELECT min(h.created)
+             FROM charges h
+             WHERE h.payment_intent_id = i.id
+                 AND h.account IS NOT DISTINCT FROM k.account
+                 AND h.livemode IS NOT DISTINCT FROM k.livemode
+                 AND h.status = 'succeeded'), i.created, s.created))
      ", from_payments!(), "
      WHERE i.id IS NOT NULL
          OR s.id IS NOT NULL"));

@@ -23,6 +23,10 @@ pub(crate) struct Facts {
     pub(crate) org_id: Option<i64>,
     /// The realm does not act: the source does nothing new.
     pub(crate) is_inactive_realm: bool,
+    /// The rule for money from before the account was first read; `None`: there is none.
+    pub(crate) old_money: Option<OldMoney>,
+    /// When the money of a payment without an invoice was taken.
+    pub(crate) taken_at: Option<DateTime<Utc>>,
     pub(crate) customer_id: Option<String>,
     /// The name that the org of the source must have.
     pub(crate) org_ref: Option<String>,
@@ -38,6 +42,15 @@ pub(crate) struct Facts {
     /// No marker asked for it: it was read because it competes with a source that a marker asked for.
     #[serde(skip)]
     pub(crate) is_competitor: bool,
+}
+
+/// Money that Stripe took before `since` does nothing: whoever brings in years of an account does not want
+/// its old payments granted.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct OldMoney {
+    pub(crate) since: DateTime<Utc>,
+    /// What was paid for a period that still ran at that time grants nevertheless.
+    pub(crate) grant_running: bool,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -206,6 +219,22 @@ pub(crate) struct Session {
     /// metadata names.
     pub(crate) ignored: bool,
     pub(crate) named: NamedPacks,
+    /// Its line items, in order; `None`: not known. Of a session with an invoice they stay unknown, as the
+    /// lines of the invoice tell the same.
+    pub(crate) items: Option<Vec<SoldItem>>,
+}
+
+/// A line item of a session.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct SoldItem {
+    pub(crate) id: Option<String>,
+    pub(crate) price: Option<String>,
+    pub(crate) quantity: Option<i64>,
+    /// Another product of the same Stripe account sells it.
+    pub(crate) ignored: bool,
+    /// The pack that its price buys.
+    pub(crate) pack: Option<Pack>,
 }
 
 impl Session {

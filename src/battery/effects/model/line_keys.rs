@@ -1,11 +1,12 @@
 //! Keys of lines: what `line` holds in `battery_effects` and `battery_effects_waiting`.
 //!
 //! The key of a line is its Stripe id. A line that is granted in portions (a year, month by month) has one
-//! key a portion: `il_1`, `il_1~2`, `il_1~3`.
+//! key a portion: `il_1`, `il_1~2`, `il_1~3`. A session that sold one pack has the key of the whole; of one
+//! that sold several packs each line item has a key.
 
 use std::collections::BTreeMap;
 
-use super::facts::{Facts, Line};
+use super::facts::{Facts, Line, Session, SoldItem};
 
 /// The key of a source as a whole.
 pub(crate) const WHOLE: &str = "";
@@ -28,16 +29,27 @@ impl Facts {
     /// The lines with their keys, in order. The oldest shapes of Stripe leave ids out or use one twice: then
     /// a number tells the lines apart.
     pub(crate) fn keyed_lines(&self) -> Vec<(String, &Line)> {
-        let mut uses_of_id: BTreeMap<&str, usize> = BTreeMap::new();
-        self.lines
-            .iter()
-            .map(|line| {
-                let id = line.id.as_deref().unwrap_or("line");
-                let uses = uses_of_id.entry(id).or_default();
-                *uses += 1;
-                let key = line.id.clone().filter(|_| *uses == 1).unwrap_or_else(|| format!("{id}#{uses}"));
-                (key, line)
-            })
-            .collect()
+        keyed(&self.lines, |line| line.id.as_deref())
     }
+}
+
+impl Session {
+    /// The line items with their keys, in order; none while they are not known.
+    pub(crate) fn keyed_items(&self) -> Vec<(String, &SoldItem)> {
+        keyed(self.items.as_deref().unwrap_or_default(), |item| item.id.as_deref())
+    }
+}
+
+fn keyed<T>(lines: &[T], id_of: impl Fn(&T) -> Option<&str>) -> Vec<(String, &T)> {
+    let mut uses_of_id: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut keyed = Vec::with_capacity(lines.len());
+    for line in lines {
+        let own = id_of(line);
+        let id = own.unwrap_or("line");
+        let uses = uses_of_id.entry(id).or_default();
+        *uses += 1;
+        let key = own.filter(|_| *uses == 1).map_or_else(|| format!("{id}#{uses}"), str::to_owned);
+        keyed.push((key, line));
+    }
+    keyed
 }

@@ -42,6 +42,21 @@ fn what_asked_for_it_decides_whether_a_period_is_sold() {
         facts.invoice.as_mut().expect("one").billing_reason = reason.as_str().map(str::to_owned);
         assert_eq!(effects_of(&facts), if sells { vec!["a 100".to_owned()] } else { none() }, "{reason}");
     }
+    // Money of before the account was first read grants nothing; if so told, what still ran then.
+    for (paid, since, grant_running, sells) in [
+        ("2026-03-01T00:00:00Z", "2026-03-01T00:00:00Z", false, true),
+        ("2026-02-28T23:59:59Z", "2026-03-01T00:00:00Z", false, false),
+        ("2026-02-28T23:59:59Z", "2026-03-01T00:00:00Z", true, true),
+        // Its period ends when the account is first read.
+        ("2026-03-01T00:00:00Z", MARCH.1, true, false),
+    ] {
+        let mut facts = of(&[plain()]);
+        facts.invoice.as_mut().expect("one").paid_at = Some(paid.parse().expect("a time"));
+        facts.old_money =
+            serde_json::from_value(json!({ "since": since, "grant_running": grant_running })).ok();
+        let expected = if sells { vec!["a 100".to_owned()] } else { none() };
+        assert_eq!(effects_of(&facts), expected, "{paid} {since} {grant_running}");
+    }
     // In a realm that does not act, nothing is sold and nothing waits.
     let mut facts = of(&[plain(), line("b", "shoes", 900, 1, MARCH, json!({ "plan": null }))]);
     facts.is_inactive_realm = true;

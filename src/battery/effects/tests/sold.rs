@@ -376,3 +376,164 @@ fn a_session_sells_when_it_is_paid() {
         );
     }
 }
+
+/// A session whose line items are known. The pack p has 50 units, q has 200, each by a price of its own; one
+/// p costs 1000, one q 3000. The amount is 5000: five of p, if it were guessed.
+#[test]
+fn line_items_tell_which_packs_a_session_sold() {
+    let p = json!({ "id": "p", "units": "50" });
+    let priced = json!({ "id": "p", "units": "50", "prices": [1000], "has_price": true });
+    let q = json!({ "id": "q", "units": "200" });
+    let item = |id: &str, pack: &Value, quantity: Value| {
+        json!({ "id": id, "price": format!("price_{id}"), "quantity": quantity,
+            "pack": pack, "ignored": id.starts_with("ignored") })
+    };
+    let shirt = item("shirt", &Value::Null, json!(9));
+    let by_id = json!({ "metadata": { "battery_pack": "p" }, "by_id": priced });
+    let by_link = json!({ "by_link": priced, "metadata": {} });
+    let waiting = |line: &str, more: Value| {
+        let mut row = json!({ "line": line, "since": "2026-03-10T00:00:00Z", "dismissed": false });
+        merge(&mut row, more);
+        row
+    };
+    let nothing = json!({ "metadata": {} });
+    let none: Vec<Value> = vec![];
+    for (name, items, named, waits, expected) in [
+        ("3 of p", json!([item("a", &p, json!(3))]), &nothing, none.clone(), vec![" 150"]),
+        // 2 x 50 + 1 x 50 of one pack by two prices: one grant.
+        (
+            "one pack, two prices",
+            json!([item("a", &p, json!(2)), item("b", &p, json!(1))]),
+            &nothing,
+            none.clone(),
+            vec![" 150"],
+        ),
+        (
+            "3 of p and 1 of q",
+            json!([item("a", &p, json!(3)), item("b", &q, json!(1))]),
+            &nothing,
+            none.clone(),
+            vec!["a 150", "b 200"],
+        ),
+        ("p beside a shirt", json!([shirt, item("a", &p, json!(2))]), &nothing, none.clone(), vec![" 100"]),
+        ("a shirt alone waits as before", json!([shirt]), &nothing, none.clone(), vec![" unknown_pack"]),
+        (
+            "what is ignored waits no more",
+            json!([item("ignored", &Value::Null, json!(1))]),
+            &nothing,
+            none.clone(),
+            vec![],
+        ),
+        (
+            "ignored beside a shirt",
+            json!([item("ignored", &Value::Null, json!(1)), shirt]),
+            &nothing,
+            none.clone(),
+            vec![" unknown_pack"],
+        ),
+        // The buyer took 2 of p and 1 of q; the amount alone would say 5 of p.
+        (
+            "the items count before the link",
+            json!([item("a", &p, json!(2)), item("b", &q, json!(1))]),
+            &by_link,
+            none.clone(),
+            vec!["a 100", "b 200"],
+        ),
+        ("the items buy no pack: the link", json!([shirt]), &by_link, none.clone(), vec![" 250"]),
+        ("the items are not known: the link", json!(null), &by_link, none.clone(), vec![" 250"]),
+        ("no items at all: the link", json!([]), &by_link, none.clone(), vec![" 250"]),
+        ("by its id, 2", json!([item("a", &p, json!(2))]), &by_id, none.clone(), vec![" 100"]),
+        (
+            "by its id, with another pack",
+            json!([item("a", &p, json!(2)), item("b", &q, json!(1))]),
+            &by_id,
+            none.clone(),
+            vec!["a 100", "b 200"],
+        ),
+        // The price of q was made to sell p.
+        ("by its id, only q is bought", json!([item("b", &q, json!(7))]), &by_id, none.clone(), vec![" 250"]),
+        (
+            "by units",
+            json!([item("a", &p, json!(2))]),
+            &json!({ "metadata": { "battery_units": "7" } }),
+            none.clone(),
+            vec![" 7"],
+        ),
+        (
+            "the metadata's quantity is older than the items",
+            json!([item("a", &p, json!(2))]),
+            &json!({ "metadata": { "price": "price_a", "quantity": "9" }, "by_price": priced }),
+            none.clone(),
+            vec![" 100"],
+        ),
+        (
+            "no quantity",
+            json!([item("a", &p, json!(null))]),
+            &nothing,
+            none.clone(),
+            vec![" unknown_quantity"],
+        ),
+        (
+            "one of two without a quantity: nothing is granted yet",
+            json!([item("a", &p, json!(null)), item("b", &q, json!(1))]),
+            &nothing,
+            none.clone(),
+            vec![" unknown_quantity"],
+        ),
+        (
+            "a quantity of zero buys nothing",
+            json!([item("a", &p, json!(0)), item("b", &q, json!(2))]),
+            &nothing,
+            none.clone(),
+            vec![" 400"],
+        ),
+        (
+            "an operator assigned the pack: 3 were bought",
+            json!([item("a", &p, json!(3)), item("b", &q, json!(1))]),
+            &nothing,
+            vec![waiting("", json!({ "pack": p }))],
+            vec![" 150"],
+        ),
+        (
+            "an operator assigned the quantity",
+            json!([item("a", &p, json!(3))]),
+            &nothing,
+            vec![waiting("", json!({ "quantity": 4 }))],
+            vec![" 200"],
+        ),
+        (
+            "dismissed as a whole",
+            json!([item("a", &p, json!(3))]),
+            &nothing,
+            vec![waiting("", json!({ "dismissed": true }))],
+            vec![],
+        ),
+        (
+            "one item dismissed",
+            json!([item("a", &p, json!(3)), item("b", &q, json!(1))]),
+            &nothing,
+            vec![waiting("a", json!({ "dismissed": true }))],
+            vec!["b 200"],
+        ),
+    ] {
+        let mut facts = facts(json!({ "org_id": 1, "session": { "mode": "payment",
+            "payment_status": "paid", "amount_subtotal": 5000, "amount_total": 5000, "currency": "usd",
+            "named": named, "items": items } }));
+        facts.waiting = serde_json::from_value(json!(waits)).expect("rows");
+        assert_eq!(effects_of_session(&facts), expected, "{name}");
+        // What was granted before stays, whatever the items tell later.
+        for line in ["", "a"] {
+            facts.effects = serde_json::from_value(
+                json!([{ "line": line, "org_id": 1, "grant": 1, "units": "50", "what": "pack" }]),
+            )
+            .expect("an effect");
+            assert_eq!(effects_of_session(&facts), Vec::<String>::new(), "{name}, granted before");
+        }
+    }
+}
+
+fn effects_of_session(facts: &Facts) -> Vec<String> {
+    let decision = decided(facts, SourceKind::PaymentIntent);
+    let grants = decision.grants.iter().map(|grant| format!("{} {}", grant.line, grant.units.normalize()));
+    grants.chain(decision.waits.iter().map(|wait| format!("{} {}", wait.line, wait.reason.name()))).collect()
+}

@@ -1,12 +1,14 @@
 //! Counters of quotas.
 
+use std::collections::BTreeSet;
+
 use chrono::NaiveDate;
 use diesel::pg::PgConnection;
 
 use super::super::parts::Part;
 use super::super::rules::SlotRule;
 use super::super::{CountingRules, orgs};
-use super::{Sides, own_records};
+use super::{Sides, list, own_records, records};
 use crate::billing::directory::{Directory, OrgContext};
 use crate::error::Error;
 use crate::metering::periods::{ALWAYS, CountedDays, Period};
@@ -32,7 +34,8 @@ pub(super) fn quotas(
     if compared.rows.is_empty() {
         return Ok(None);
     }
-    let slots = format!("(VALUES {}) AS k (org_id, slot_id, since, running)", compared.rows.join(", "));
+    let columns = "(org_id, slot_id, since, running, bucket)";
+    let slots = format!("(VALUES {}) AS k {columns}", compared.rows.join(", "));
     let counts_if = if rules.past_counters { "true" } else { "(s.used IS NOT NULL OR t.running)" };
     Ok(Some(Sides {
         expected: expected(rules, part, &compared, &slots),
@@ -49,6 +52,12 @@ struct ComparedSlots {
     first: NaiveDate,
     /// The first day of usage that counters of subjects need.
     first_by_subject: NaiveDate,
+    /// The common divisor of all hours and buckets of windows, in seconds; 0: there are none.
+    instants: i32,
+    /// Meters whose totals for ever are compared.
+    for_ever: BTreeSet<i32>,
+    /// Whether such a total of a subject is among them.
+    subjects_for_ever: bool,
 }
 
 impl ComparedSlots {
@@ -56,7 +65,14 @@ impl ComparedSlots {
         let now = rules.settings.as_of.now;
         let org_ids = orgs(conn, part.orgs)?;
         let directory = Directory::new(Clock::from_fn(move || now), rules.settings.as_of.grace_days);
-        let mut slots = Self { rows: Vec::new(), first: NaiveDate::MAX, first_by_subject: NaiveDate::MAX };
+        let mut slots = Self {
+            rows: Vec::new(),
+            first: NaiveDate::MAX,
+            first_by_subject: NaiveDate::MAX,
+            instants: 0,
+            for_ever: BTreeSet::new(),
+            subjects_for_ever: false,
+        };
         for (_, org) in directory.load(conn, &[], &org_ids)? {
             for slot in rules.slots.iter().filter(|slot| slot.counts(org.org_id)) {
                 slots.add(rules, part, &org, slot);
@@ -71,14 +87,29 @@ impl ComparedSlots {
 
     fn add(&mut self, rules: &CountingRules, part: Part, org: &OrgContext, slot: &SlotRule) {
         let (since, running) = if slot.period == PeriodKind::Always {
+            if !rules.levels.contains(&slot.meter_id) {
+                // Only records know subjects.
+                if slot.per_subject && rules.first_whole_day.is_some() {
+                    return;
+                }
+                self.subjects_for_ever |= slot.per_subject;
+                self.for_ever.insert(slot.meter_id);
+            }
             (ALWAYS, ALWAYS)
         } else {
             let since = first_compared(rules, org, slot).max(part.from);
             let first = if slot.per_subject { &mut self.first_by_subject } else { &mut self.first };
             *first = since.min(*first);
-            (since, Period::at(slot.period, org, rules.settings.as_of.now).label)
+            (since, Period::first_seen(slot.period, org, rules.settings.as_of.now))
         };
-        self.rows.push(format!("({}, {}, '{since}'::date, '{running}'::date)", org.org_id, slot.slot_id));
+        let bucket = match slot.period {
+            PeriodKind::Hour => 3600,
+            PeriodKind::Rolling(window) => window.bucket_seconds(),
+            _ => 0,
+        };
+        self.instants = common_divisor(self.instants, bucket);
+        let (org_id, slot_id) = (org.org_id, slot.slot_id);
+        self.rows.push(format!("({org_id}, {slot_id}, '{since}'::date, '{running}'::date, {bucket})"));
     }
 }
 
@@ -95,13 +126,15 @@ fn expected(rules: &CountingRules, part: Part, compared: &ComparedSlots, slots: 
     } else {
         format!("CASE WHEN own >= '{}' THEN subject END", compared.first_by_subject)
     };
-    let has_hours = rules.slots.iter().any(|slot| slot.period == PeriodKind::Hour);
-    let hour = if has_hours { "date_trunc('hour', occurred_at, 'UTC')" } else { "NULL::timestamptz" };
+    let instant = match compared.instants {
+        0 => "NULL::timestamptz".to_owned(),
+        seconds => format!("date_bin('{seconds} seconds', occurred_at, timestamptz 'epoch')"),
+    };
     format!(
         "WITH sums AS MATERIALIZED (
              SELECT org_id, series_id, {subject} AS subject, own AS day,
                  date_trunc('month', own::timestamp)::date AS month, billing_period, billing_start,
-                 {hour} AS hour, sum(quantity) AS quantity
+                 {instant} AS instant, sum(quantity) AS quantity
              FROM {records} r
              GROUP BY 1, 2, 3, 4, billing_period, billing_start, 8)
          SELECT org_id, slot_id, subject, period, began, sum(quantity) AS used,
@@ -110,19 +143,23 @@ fn expected(rules: &CountingRules, part: Part, compared: &ComparedSlots, slots: 
              SELECT r.org_id, q.slot_id,
                  CASE WHEN q.per_subject THEN coalesce(r.subject, '') ELSE '' END AS subject,
                  k.since, k.running, r.quantity,
-                 CASE q.period
-                     WHEN 'hour' THEN (r.hour AT TIME ZONE 'UTC')::date
-                     WHEN 'day' THEN r.day
-                     WHEN 'week' THEN date_trunc('week', r.day::timestamp)::date
-                     WHEN 'month' THEN r.month
+                 CASE
+                     WHEN k.bucket > 0 THEN (b.began AT TIME ZONE 'UTC')::date
+                     WHEN q.period = 'day' THEN r.day
+                     WHEN q.period = 'week' THEN date_trunc('week', r.day::timestamp)::date
+                     WHEN q.period = 'month' THEN r.month
                      ELSE coalesce(r.billing_period, r.month)
                  END AS period,
-                 coalesce(CASE q.period WHEN 'billing' THEN r.billing_start WHEN 'hour' THEN r.hour END,
-                     'epoch') AS began
+                 coalesce(CASE WHEN q.period = 'billing' THEN r.billing_start ELSE b.began END, 'epoch')
+                     AS began
              FROM sums r
              JOIN usage_series s ON s.org_id = r.org_id AND s.series_id = r.series_id
              JOIN quota_slots q ON q.meter_id = s.meter_id AND s.dimensions @> q.filter
-             JOIN {slots} ON k.org_id = r.org_id AND k.slot_id = q.slot_id) c
+                 AND q.period <> 'always'
+             JOIN {slots} ON k.org_id = r.org_id AND k.slot_id = q.slot_id
+             CROSS JOIN LATERAL (SELECT CASE WHEN k.bucket > 0
+                 THEN date_bin(make_interval(secs => k.bucket), r.instant, timestamptz 'epoch') END
+                 AS began) b) c
          WHERE period >= since AND {begins}
          GROUP BY org_id, slot_id, subject, period, began
          UNION ALL
@@ -132,10 +169,46 @@ fn expected(rules: &CountingRules, part: Part, compared: &ComparedSlots, slots: 
          JOIN usage_series s ON s.org_id = l.org_id AND s.series_id = l.series_id
          JOIN quota_slots q ON q.meter_id = s.meter_id AND q.period = 'always' AND s.dimensions @> q.filter
          JOIN {slots} ON k.org_id = l.org_id AND k.slot_id = q.slot_id
-         GROUP BY 1, 2, 3",
+         GROUP BY 1, 2, 3
+         {for_ever}",
+        for_ever = for_ever(rules, part, compared, slots),
         records = own_records(counted, &rules.additive),
         begins = begins_in(part, "period"),
     )
+}
+
+/// Totals of all that was ever recorded. Of days whose records are gone the daily summaries say it.
+fn for_ever(rules: &CountingRules, part: Part, compared: &ComparedSlots, slots: &str) -> String {
+    if compared.for_ever.is_empty() {
+        return String::new();
+    }
+    let meters: Vec<i32> = compared.for_ever.iter().copied().collect();
+    let from = rules.first_whole_day.unwrap_or(ALWAYS);
+    let records = records(Part { orgs: part.orgs, from, before: END_OF_TIME }, &meters);
+    let subject = if compared.subjects_for_ever { "subject" } else { "NULL::text" };
+    format!(
+        "UNION ALL
+         SELECT r.org_id, q.slot_id, CASE WHEN q.per_subject THEN coalesce(r.subject, '') ELSE '' END,
+             '{ALWAYS}'::date, timestamptz 'epoch', sum(r.quantity), true
+         FROM (SELECT org_id, series_id, {subject} AS subject, sum(quantity) AS quantity
+               FROM {records} a GROUP BY 1, 2, 3
+               UNION ALL
+               SELECT org_id, series_id, NULL, sum(quantity)
+               FROM daily_summaries
+               WHERE {own} AND day < '{from}'
+               GROUP BY 1, 2) r
+         JOIN usage_series s ON s.org_id = r.org_id AND s.series_id = r.series_id
+         JOIN quota_slots q ON q.meter_id = s.meter_id AND q.period = 'always' AND s.dimensions @> q.filter
+         JOIN {slots} ON k.org_id = r.org_id AND k.slot_id = q.slot_id
+         WHERE s.meter_id = ANY ({meters})
+         GROUP BY 1, 2, 3",
+        own = part.orgs.sql("org_id"),
+        meters = list(&meters),
+    )
+}
+
+fn common_divisor(a: i32, b: i32) -> i32 {
+    if b == 0 { a } else { common_divisor(b, a % b) }
 }
 
 fn stored(part: Part, slots: &str) -> String {
@@ -163,7 +236,7 @@ fn first_compared(rules: &CountingRules, org: &OrgContext, slot: &SlotRule) -> N
         subject: COMPARED_DAYS.subject.min(kept.subject.saturating_sub(1)),
     };
     let kept = compared.first_label(slot.period, slot.per_subject, org, rules.settings.as_of.now);
-    let made = || Period::at(slot.period, org, slot.created_at).label;
+    let made = || Period::first_seen(slot.period, org, slot.created_at);
     let since = if slot.orgs.contains(&org.org_id) { kept } else { made().max(kept) };
     since.max(rules.first_whole_day.unwrap_or(NaiveDate::MIN))
 }

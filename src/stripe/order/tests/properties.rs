@@ -164,4 +164,43 @@ proptest! {
         let (again, doubt) = winner(object, &twice);
         prop_assert_eq!((&twice[again].id, doubt), (expected, ambiguous));
     }
+
+    /// Among any part of the events there are fetches, each of which shows the state at its second. The one
+    /// after the last change wins, whichever events are missing, and only the set decides.
+    #[test]
+    fn a_fetch_after_the_last_change_wins(
+        steps in steps(),
+        seed in any::<u64>(),
+        picks in prop::collection::vec(any::<Index>(), 0..24),
+        seconds in prop::collection::vec(-4..6_i64, 0..5),
+    ) {
+        let events = history(&steps, seed);
+        let last = events.last().unwrap();
+        let fetch = |second: i64| {
+            let created = (last.created + second).max(events[0].created);
+            let shown = events.iter().rev().find(|event| event.created <= created).unwrap();
+            Stored { id: format!("fetch:{created}"), event_type: "fetch".into(), created, previous: None,
+                ..shown.clone() }
+        };
+        let mut some = delivered(&events, &picks);
+        some.extend(seconds.iter().map(|second| fetch(*second)));
+        some.push(fetch(7));
+        let (at, ambiguous) = winner("subscription", &some);
+        prop_assert_eq!(&some[at].snapshot, &last.snapshot);
+        prop_assert!(!ambiguous);
+        some.reverse();
+        let (again, _) = winner("subscription", &some);
+        prop_assert_eq!(&some[again].snapshot, &last.snapshot);
+        // Without the last one, too, only the set decides.
+        some.retain(|event| event.created < last.created + 7);
+        if !some.is_empty() {
+            let (at, doubt) = winner("subscription", &some);
+            let expected = some[at].id.clone();
+            let half = some.len() / 2;
+            some.rotate_left(half);
+            let (again, doubt_again) = winner("subscription", &some);
+            prop_assert_eq!((&some[again].id, doubt_again), (&expected, doubt));
+            prop_assert_eq!(&fold("subscription", &some), &expected);
+        }
+    }
 }

@@ -34,7 +34,7 @@ fn try_read(snapshot: &Value, deleted: bool) -> Result<MirrorBatch, ShapeError> 
     let field = |name: &str| snapshot[name].as_str().unwrap_or_default();
     let mut batch = MirrorBatch::default();
     read(
-        &ObjectRef { realm: &realm, object: field("object"), id: field("id"), deleted },
+        &ObjectRef { realm: &realm, object: field("object"), id: field("id"), deleted, more: None },
         &snapshot.into(),
         &mut batch,
     )?;

@@ -55,7 +55,7 @@ fn every_real_object_reads() {
         let Some(found) = count(&batch, kind) else { continue };
         assert_eq!(found, 1, "{}", file.display());
         let (realm, id) = (realm(), snapshot["id"].as_str().unwrap());
-        let object = ObjectRef { realm: &realm, object: kind, id, deleted: false };
+        let object = ObjectRef { realm: &realm, object: kind, id, deleted: false, more: None };
         assert!(payment_keys(&object, &snapshot.into()) == batch.payment_keys, "{}", file.display());
         whole(&batch, file);
         mirrored += 1;

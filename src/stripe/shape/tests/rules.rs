@@ -56,7 +56,7 @@ fn money_is_a_whole_number_or_an_error_that_names_the_field() {
 #[test]
 fn an_unreadable_object_adds_nothing() {
     let realm = realm();
-    let object = ObjectRef { realm: &realm, object: "charge", id: "ch_0", deleted: false };
+    let object = ObjectRef { realm: &realm, object: "charge", id: "ch_0", deleted: false, more: None };
     let mut batch = MirrorBatch::default();
     let broken = with(fixture!("charge_2016"), "/refunds/data/0/amount", json!("300"));
     let error = read(&object, &(&broken).into(), &mut batch).unwrap_err();

@@ -1,12 +1,13 @@
 use rust_decimal::Decimal;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::{at, fixture, read_live, text, try_read};
+use super::{ObjectRef, at, fixture, read, read_live, text, try_read};
 use crate::billing::MirrorBatch;
 use crate::billing::catalog::{Coupon, Price, Product, PromotionCode, TaxRate};
-use crate::billing::checkout_sessions::CheckoutSession;
+use crate::billing::checkout_sessions::{CheckoutLineItem, CheckoutSession, SessionWithItems};
 use crate::billing::customers::{Customer, CustomerTaxId, Discount};
 use crate::billing::subscriptions::{Subscription, SubscriptionItem};
+use crate::stripe::Realm;
 
 fn account() -> String {
     "acct_1".to_owned()
@@ -228,8 +229,58 @@ fn checkout_sessions() {
         expires_at: at(1_750_086_480),
         created: at(1_750_000_080),
         metadata: json!({"pack": "500"}),
+        line_items_complete: false,
     };
+    let expected = SessionWithItems { session: expected, items: Vec::new() };
     assert_eq!(read_live(fixture!("checkout_session")).checkout_sessions, [expected]);
+}
+
+/// The line items as <https://docs.stripe.com/api/checkout/sessions/line_items> shows them.
+#[test]
+fn line_items_of_a_session() {
+    let entry = json!({"object": "item", "id": "li_1", "amount_subtotal": 2198, "amount_discount": 98,
+        "amount_tax": 210, "amount_total": 2310, "currency": "usd", "description": "Pack", "quantity": 2,
+        "price": {"object": "price", "id": "price_1", "product": "prod_1", "unit_amount": 1099}});
+    let session = json!({"object": "checkout.session", "id": "cs_1", "mode": "payment"});
+    let item = CheckoutLineItem {
+        account: String::new(),
+        livemode: true,
+        session_id: "cs_1".to_owned(),
+        line_number: 0,
+        id: text("li_1"),
+        price_id: text("price_1"),
+        product_id: text("prod_1"),
+        quantity: Some(2),
+        amount_subtotal: Some(2198),
+        amount_discount: Some(98),
+        amount_tax: Some(210),
+        amount_total: Some(2310),
+        currency: text("usd"),
+        description: text("Pack"),
+    };
+    let realm = Realm { account: String::new(), livemode: true };
+    let read_with = |session: &Value, more: Option<Value>| {
+        let more = more.as_ref().map(Into::into);
+        let object = ObjectRef {
+            realm: &realm,
+            object: "checkout.session",
+            id: "cs_1",
+            deleted: false,
+            more: more.as_ref(),
+        };
+        let mut batch = MirrorBatch::default();
+        read(&object, &session.into(), &mut batch).expect("readable");
+        let [one] = &*batch.checkout_sessions else { panic!("{batch:?}") };
+        (one.session.line_items_complete, one.items.clone())
+    };
+    assert_eq!(read_with(&session, None), (false, vec![]));
+    assert_eq!(read_with(&session, Some(json!({"line_items": [entry]}))), (true, vec![item.clone()]));
+    assert_eq!(read_with(&session, Some(json!({"line_items": []}))), (true, vec![]));
+    let mut shown = session;
+    shown["line_items"] = json!({"object": "list", "has_more": true, "data": [entry]});
+    assert_eq!(read_with(&shown, None), (false, vec![item.clone()]), "a list cut off");
+    shown["line_items"]["has_more"] = json!(false);
+    assert_eq!(read_with(&shown, None), (true, vec![item]));
 }
 
 #[test]

@@ -13,6 +13,7 @@ use crate::metering::counters::CounterKey;
 use crate::metering::event::{Outcome, Rejection};
 use crate::metering::levels::Levels;
 use crate::metering::posting::{self, Key, Tiers, key};
+use crate::metering::slots::PeriodKind;
 use crate::metering::usage::Usage;
 use crate::quantity::Quantity;
 use crate::quota::enforce::{AdmittedSoFar, Demand, Refusal, enforce};
@@ -140,14 +141,18 @@ fn rejection(refusal: &Refusal) -> Rejection {
     let quantity = |quantity: &Option<Quantity>| {
         quantity.as_ref().map_or_else(|| "none".to_owned(), |quantity| quantity.0.to_string())
     };
+    let resets_at = match (status.resets_at, status.period) {
+        (Some(at), _) => format!(", resets at {}", at.to_rfc3339()),
+        (None, PeriodKind::Always) => ", never resets".to_owned(),
+        (None, _) => String::new(),
+    };
     let detail = format!(
-        "the quota on {} is used up: limit {}, used {}, reserved {}, remaining {}, resets at {}",
+        "the quota on {} is used up: limit {}, used {}, reserved {}, remaining {}{resets_at}",
         status.meter,
         quantity(&status.limit),
         status.used.0,
         status.reserved.0,
-        quantity(&status.remaining),
-        status.resets_at.to_rfc3339()
+        quantity(&status.remaining)
     );
     Rejection::new("data", "quota_exceeded", detail)
 }

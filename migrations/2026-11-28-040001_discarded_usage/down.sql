@@ -1,0 +1,1 @@
+ALTER TABLE stripe_charges DROP COLUMN discarded;

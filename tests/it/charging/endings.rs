@@ -1,0 +1,144 @@
+//! Subscriptions that end at once, and meters that stop going to Stripe.
+
+use serde_json::json;
+
+use super::Shop;
+
+const NOVEMBER: (&str, &str) = ("2026-11-01T00:00:00Z", "2026-12-01T00:00:00Z");
+
+/// Acme used 5 tokens, which Stripe has.
+async fn shop(way: &str, window: Option<&str>) -> (Shop, String) {
+    let shop = Shop::with_meter(way, window).await;
+    let subscription = shop.account().all("subscription")[0]["id"].as_str().expect("an id").to_owned();
+    shop.turn("2026-11-10T10:30:00Z").await;
+    shop.used("acme", 5000, "2026-11-10T10:10:00Z").await;
+    shop.settled().await;
+    assert_eq!(shop.charges(), ["10 10:00 sent 5000/5000"]);
+    (shop, subscription)
+}
+
+fn drift(shop: &Shop, subscription: &str) -> Option<String> {
+    shop.world.value(&format!(
+        "SELECT string_agg(concat_ws(' ', kind, object, ours, theirs), '|') FROM stripe_drift
+         WHERE kind = 'usage' AND object_id = '{subscription}'"
+    ))
+}
+
+async fn usage_of_a_subscription_without_last_invoice_is_told_and_moves(way: &str, window: Option<&str>) {
+    let (shop, subscription) = shop(way, window).await;
+    shop.turn("2026-11-10T10:45:00Z").await;
+    shop.account().cancel(&subscription);
+    // The invoice may still come.
+    shop.settled().await;
+    assert_eq!(shop.charges(), ["10 10:00 sent 5000/5000"]);
+    shop.turn("2026-11-10T11:50:00Z").await;
+    shop.until("it is told", |shop| shop.charges() == ["10 10:00 failed 5000/5000 not_invoiced"]).await;
+    assert_eq!(drift(&shop, &subscription).as_deref(), Some("usage subscription 5000 0"));
+    let shown = shop.world.get("/v1/stripe/charges?state=failed").await.status(200);
+    assert_eq!(shown.at("data.0.reason"), "not_invoiced");
+    assert_eq!(shown.at("data.0.discarded"), "0");
+    // It is told once.
+    shop.turn("2026-11-10T12:00:00Z").await;
+    shop.settled().await;
+    assert_eq!(drift(&shop, &subscription).as_deref(), Some("usage subscription 5000 0"));
+    // Somebody tries it again: there is nothing that would charge it.
+    shop.world.post("/v1/stripe/charges/retry", json!({})).await.status(202);
+    shop.settled().await;
+    assert_eq!(shop.charges(), ["10 10:00 waiting 5000/5000 no_subscription"]);
+    // The org subscribes again: the running hour has it, and the next invoice charges it once.
+    shop.turn("2026-11-20T09:00:00Z").await;
+    shop.subscribe("acme", &["price_pro", "price_mtr_1"]).await;
+    shop.turn("2026-11-20T09:30:00Z").await;
+    shop.used("acme", 2000, "2026-11-20T09:20:00Z").await;
+    shop.settled().await;
+    let charges = shop.charges();
+    assert!(charges[0].ends_with(" 5000/5000 -5000"), "{charges:?}");
+    assert!(charges[1].ends_with("sent 2000/7000 +5000"), "{charges:?}");
+    // The nights agree with it.
+    shop.turn("2026-11-21T04:00:00Z").await;
+    shop.until("both are confirmed", |shop| {
+        shop.charges().iter().filter(|charge| charge.contains("confirmed")).count() == 2
+    })
+    .await;
+    shop.turn("2026-12-20T11:00:00Z").await;
+    let invoices = shop.invoices("acme");
+    // 7,000 at a cent for a thousand, and the next month of the plan.
+    assert_eq!(invoices.last().expect("an invoice"), "paid 2007: 7 2000");
+    assert_eq!(shop.total("mtr_1", "acme", NOVEMBER.0, NOVEMBER.1), "12000", "Stripe has it twice");
+}
+
+#[tokio::test]
+async fn a_total_that_no_last_invoice_has_is_told_and_moves() {
+    usage_of_a_subscription_without_last_invoice_is_told_and_moves("totals", Some("hour")).await;
+}
+
+#[tokio::test]
+async fn a_delta_that_no_last_invoice_has_is_told_and_moves() {
+    usage_of_a_subscription_without_last_invoice_is_told_and_moves("deltas", None).await;
+}
+
+#[tokio::test]
+async fn a_last_invoice_has_the_usage_of_its_subscription() {
+    let (shop, subscription) = shop("deltas", None).await;
+    shop.account().cancel_and_invoice(&subscription);
+    shop.turn("2026-11-10T13:00:00Z").await;
+    shop.settled().await;
+    assert_eq!(shop.charges(), ["10 10:00 sent 5000/5000"]);
+    assert_eq!(drift(&shop, &subscription), None);
+    assert_eq!(shop.invoices("acme").last().expect("an invoice"), "paid 5: 5");
+}
+
+#[tokio::test]
+async fn another_subscription_of_the_customer_has_the_usage() {
+    let (shop, subscription) = shop("deltas", None).await;
+    // The second one begins before the first one ends, and runs on.
+    shop.turn("2026-11-11T00:00:00Z").await;
+    shop.subscribe("acme", &["price_pro", "price_mtr_1"]).await;
+    shop.turn("2026-11-11T10:30:00Z").await;
+    shop.used("acme", 1000, "2026-11-11T10:10:00Z").await;
+    shop.settled().await;
+    shop.account().cancel(&subscription);
+    shop.turn("2026-11-11T13:00:00Z").await;
+    shop.until("it is told", |shop| shop.charges()[0].ends_with("failed 5000/5000 not_invoiced")).await;
+    assert_eq!(shop.charges()[1], "11 10:00 sent 1000/1000", "the second one charges it");
+}
+
+#[tokio::test]
+async fn buckets_of_a_removed_way_wait_for_it() {
+    let (shop, _) = shop("deltas", None).await;
+    shop.world.send(crate::support::requests::org("late")).await.ok();
+    shop.used("late", 3, "2026-11-10T10:20:00Z").await;
+    shop.settled().await;
+    assert_eq!(shop.charges(), ["10 10:00 sent 5000/5000", "10 10:00 waiting 3/0 no_customer"]);
+    shop.world.delete("/v1/stripe/meters/tokens").await.status(204);
+    assert_eq!(shop.charges(), ["10 10:00 sent 5000/5000", "10 10:00 waiting 3/0 way_removed"]);
+    // The same way again goes on where it was.
+    let since = "2026-11-01T00:00:00Z";
+    shop.way("tokens", json!({ "way": "deltas", "stripe_meter": "mtr_1", "since": since })).await;
+    shop.settled().await;
+    assert_eq!(shop.charges(), ["10 10:00 sent 5000/5000", "10 10:00 waiting 3/0 no_customer"]);
+}
+
+#[tokio::test]
+async fn usage_outside_any_subscription_is_listed_where_lines_charge_it() {
+    let shop = Shop::open().await;
+    shop.customer("acme").await;
+    shop.way("tokens", json!({ "way": "invoice_items" })).await;
+    shop.turn("2026-11-10T10:30:00Z").await;
+    shop.used("acme", 4000, "2026-11-10T10:10:00Z").await;
+    shop.turn("2026-11-10T11:00:00Z").await;
+    shop.subscribe("acme", &["price_pro"]).await;
+    shop.turn("2026-11-10T12:00:00Z").await;
+    shop.used("acme", 1000, "2026-11-10T11:30:00Z").await;
+    // An org without a customer at Stripe is not charged there.
+    shop.world.send(crate::support::requests::org("free")).await.ok();
+    shop.used("free", 9000, "2026-11-10T11:30:00Z").await;
+    shop.settled().await;
+    let listed = shop.world.get("/v1/usage/uncharged").await.status(200);
+    assert_eq!(listed.list("data").len(), 1, "{listed}");
+    // 4,000 × 0.00025 dollars.
+    assert_eq!((listed.at("data.0.cost"), listed.at("data.0.events")), (&json!("1"), &json!(1)));
+    // The org's own key reads the same.
+    let own = shop.world.by(&shop.world.key_of("acme")).get("/v1/usage/uncharged").await.status(200);
+    assert_eq!(own["data"], listed["data"]);
+}
