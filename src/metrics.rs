@@ -153,6 +153,7 @@ pub struct StripeGauges {
     pub wanted: Gauge,
     pub run_objects: Gauge,
     pub run_steps_left: Gauge,
+    pub runs_failed: Gauge,
     pub drift: Gauge,
 }
 
@@ -245,6 +246,11 @@ impl Metrics {
             "stripe_run_steps_left",
             "Steps of running backfills and comparisons that are not done",
             s.run_steps_left.clone(),
+        );
+        r.register(
+            "stripe_runs_failed",
+            "Stripe accounts whose newest backfill or comparison failed",
+            s.runs_failed.clone(),
         );
         r.register(
             "stripe_drift_found",

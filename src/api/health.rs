@@ -131,6 +131,7 @@ async fn set_stripe(app: &web::Data<App>) {
         gauges.wanted.set(backlog.wanted);
         gauges.run_objects.set(backlog.run_objects);
         gauges.run_steps_left.set(backlog.run_steps_left);
+        gauges.runs_failed.set(backlog.failed_runs);
         gauges.drift.set(backlog.drift);
     }
 }

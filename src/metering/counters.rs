@@ -272,8 +272,8 @@ pub struct CounterHorizon {
 
 /// Deletes at most 5000 old counters and returns how many. Counters with reservations stay.
 pub fn delete_old(conn: &mut PgConnection, horizon: CounterHorizon) -> Result<usize, Error> {
-    // Of subjects, a month must be over for so long, not only have begun: 31 days more. A bucket must have
-    // left its window for so long, as `Window::days` counts. An anchor goes after its last bucket.
+    // Of subjects, a month must be over for so long, not only have begun: 31 days more. A segment must have
+    // left its window for so long, as `Window::days` counts. An anchor goes after its last segment.
     let deleted = diesel::sql_query(
         "DELETE FROM quota_counters WHERE ctid = ANY (ARRAY (
             SELECT c.ctid

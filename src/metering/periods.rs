@@ -4,7 +4,7 @@
 //! period ends. The name of a day, week or month is its first local day, the *label*: after a change of zone
 //! the counter of that date goes on, and only its first and last instant move. The name of a billing period
 //! is the instant at which it began, because two may begin on one date; its label is that date in UTC. So is
-//! the name of an hour, and of a bucket of a rolling window (`windows.rs`).
+//! the name of an hour, and of a segment of a rolling window (`windows.rs`).
 
 use chrono::{DateTime, Datelike, Days, DurationRound, Months, NaiveDate, TimeDelta, Utc};
 
@@ -18,10 +18,10 @@ pub const ALWAYS: NaiveDate = NaiveDate::from_ymd_opt(2000, 1, 1).expect("a date
 /// Names a period.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Period {
-    /// Its first day: local for a day, week or month, in UTC for a billing period, an hour or a bucket,
+    /// Its first day: local for a day, week or month, in UTC for a billing period, an hour or a segment,
     /// [`ALWAYS`] for what has no period.
     pub label: NaiveDate,
-    /// When a billing period, an hour or a bucket began; `None`: a local day, week or month, whose beginning
+    /// When a billing period, an hour or a segment began; `None`: a local day, week or month, whose beginning
     /// depends on the org's zone, or no period.
     pub began: Option<DateTime<Utc>>,
 }
@@ -49,7 +49,7 @@ impl UsageTime {
 pub struct CountedDays {
     /// Of orgs, and of all billing periods.
     pub org: u16,
-    /// Of subjects, of all hours, and of the buckets of windows, whose length comes on top.
+    /// Of subjects, of all hours, and of the segments of windows, whose length comes on top.
     pub subject: u16,
 }
 
@@ -83,7 +83,7 @@ impl Period {
     /// The one counter of what has no period, and the anchor of a rolling window.
     pub const ALWAYS: Self = Self { label: ALWAYS, began: None };
 
-    /// The period that begins at an instant: a billing period, an hour or a bucket.
+    /// The period that begins at an instant: a billing period, an hour or a segment.
     #[must_use]
     pub fn instant(began: DateTime<Utc>) -> Self {
         Self { label: began.date_naive(), began: Some(began) }
@@ -96,7 +96,7 @@ impl Period {
         let day = time.day;
         match (kind, time.billing) {
             (PeriodKind::Always, _) => Self::ALWAYS,
-            (PeriodKind::Rolling(window), _) => Self::instant(window.bucket_start(time.at)),
+            (PeriodKind::Rolling(window), _) => Self::instant(window.segment_start(time.at)),
             (PeriodKind::Hour, _) => {
                 Self::instant(time.at.duration_trunc(TimeDelta::hours(1)).unwrap_or(time.at))
             }
@@ -128,7 +128,7 @@ impl Period {
         Self::containing(kind, UsageTime::of(org, at))
     }
 
-    /// The label of the first period that counts at an instant: of a rolling window the oldest bucket in it.
+    /// The label of the first period that counts at an instant: of a rolling window the oldest segment in it.
     #[must_use]
     pub fn first_seen(kind: PeriodKind, org: &OrgContext, at: DateTime<Utc>) -> NaiveDate {
         let began = Self::at(kind, org, at);
@@ -156,7 +156,7 @@ impl Period {
         if let Some(began) = self.began {
             let end = match kind {
                 PeriodKind::Hour => Some(began + TimeDelta::hours(1)),
-                PeriodKind::Rolling(window) => Some(began + window.bucket()),
+                PeriodKind::Rolling(window) => Some(began + window.segment()),
                 _ => org.billing_bounds(began).map(|(_, end)| end),
             };
             return (began, Some(end.or_else(|| began.checked_add_months(Months::new(1))).unwrap_or(began)));

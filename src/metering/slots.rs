@@ -86,7 +86,7 @@ impl PartialSchema for PeriodKind {
             org's zone. `billing`: the billing period of its subscription; a month while it has none. \
             `always`: for ever; of a level meter the present level, of another meter all usage ever \
             recorded. `rolling_<n>h`, `rolling_<n>d`: the last n hours (1 to 744) or days (1 to 31) before \
-            any instant, counted in buckets of a 24th of the window.";
+            any instant, counted in segments of a 24th of the window.";
         let string = ObjectBuilder::new().schema_type(Type::String).description(Some(meaning));
         let pattern = "^(hour|day|week|month|billing|always|rolling_[1-9][0-9]{0,2}[hd])$";
         string.pattern(Some(pattern)).examples(["month", "rolling_24h"]).into()

@@ -1,4 +1,4 @@
-//! The lengths of rolling windows, and their buckets. `rolling.rs` says how they are counted.
+//! The lengths of rolling windows, and their segments. `rolling.rs` says how they are counted.
 
 use chrono::{DateTime, TimeDelta, Utc};
 
@@ -12,8 +12,8 @@ pub struct Window {
 impl Window {
     /// A month of 31 days.
     const MAX_HOURS: u16 = 31 * 24;
-    /// Buckets of the length of a window.
-    pub const BUCKETS: i32 = 24;
+    /// Segments of the length of a window.
+    pub const SEGMENTS: i32 = 24;
     /// What its name must be, for error messages.
     pub const RULE: &'static str = "1 to 744 hours or 1 to 31 days, such as rolling_24h or rolling_7d";
 
@@ -39,16 +39,16 @@ impl Window {
         }
     }
 
-    /// The length of a bucket in seconds.
+    /// The length of a segment in seconds.
     #[must_use]
-    pub fn bucket_seconds(self) -> i32 {
-        i32::from(self.hours) * 3600 / Self::BUCKETS
+    pub fn segment_seconds(self) -> i32 {
+        i32::from(self.hours) * 3600 / Self::SEGMENTS
     }
 
-    /// The length of a bucket.
+    /// The length of a segment.
     #[must_use]
-    pub fn bucket(self) -> TimeDelta {
-        TimeDelta::seconds(self.bucket_seconds().into())
+    pub fn segment(self) -> TimeDelta {
+        TimeDelta::seconds(self.segment_seconds().into())
     }
 
     /// The length of the window.
@@ -63,10 +63,10 @@ impl Window {
         (self.hours + self.hours.div_ceil(24)).div_ceil(24)
     }
 
-    /// When the bucket of an instant begins.
+    /// When the segment of an instant begins.
     #[must_use]
-    pub fn bucket_start(self, at: DateTime<Utc>) -> DateTime<Utc> {
-        let seconds = i64::from(self.bucket_seconds());
+    pub fn segment_start(self, at: DateTime<Utc>) -> DateTime<Utc> {
+        let seconds = i64::from(self.segment_seconds());
         DateTime::from_timestamp(at.timestamp().div_euclid(seconds) * seconds, 0).unwrap_or(at)
     }
 }
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn buckets_are_a_24th_aligned_to_the_epoch() {
+    fn segments_are_a_24th_aligned_to_the_epoch() {
         for (name, seconds, start, days) in [
             ("rolling_1h", 150, "2026-11-20T12:07:30Z", 1),
             ("rolling_24h", 3600, "2026-11-20T12:00:00Z", 2),
@@ -110,8 +110,8 @@ mod tests {
         ] {
             let window = Window::parse(name).expect("a window");
             let at = "2026-11-20T12:09:59.999999Z".parse().expect("a time");
-            assert_eq!(window.bucket_seconds(), seconds, "{name}");
-            assert_eq!(window.bucket_start(at), start.parse::<DateTime<Utc>>().expect("a time"), "{name}");
+            assert_eq!(window.segment_seconds(), seconds, "{name}");
+            assert_eq!(window.segment_start(at), start.parse::<DateTime<Utc>>().expect("a time"), "{name}");
             assert_eq!(window.days(), days, "{name}");
         }
     }

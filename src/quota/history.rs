@@ -20,7 +20,7 @@ use crate::time::{Day, Moment};
 pub struct PeriodUsage {
     #[serde(skip)]
     pub cursor: HistoryCursor,
-    /// First day of the period: local; by UTC of a subscription's period, an hour, or a bucket of a rolling
+    /// First day of the period: local; by UTC of a subscription's period, an hour, or a segment of a rolling
     /// window; 1 January 2000 where there is no period (`always`).
     pub period: NaiveDate,
     /// When it began: a local day or month by the zone that the org has now.
@@ -32,7 +32,7 @@ pub struct PeriodUsage {
     /// Usage counted.
     pub used: Quantity,
     /// Set aside by reservations that are open, or whose end was not seen yet. Of a rolling window they count
-    /// in no single bucket: 0.
+    /// in no single segment: 0.
     pub reserved: Quantity,
 }
 

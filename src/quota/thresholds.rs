@@ -38,7 +38,7 @@ pub fn write_messages<'a>(
         if let Some(window) = rules.catalog.windows.get(&key.slot_id) {
             if !limit.terms.thresholds.is_empty() {
                 windows
-                    .insert(CounterKey { period: Period::instant(window.bucket_start(now)), ..key.clone() });
+                    .insert(CounterKey { period: Period::instant(window.segment_start(now)), ..key.clone() });
             }
             continue;
         }
@@ -52,7 +52,7 @@ pub fn write_messages<'a>(
     messages::write(conn, messages, now)
 }
 
-/// The messages about rolling windows: their counters are those of the present buckets. The transaction has
+/// The messages about rolling windows: their counters are those of the present segments. The transaction has
 /// locked their anchors, so it alone takes them over the threshold. Usage that is older than the window moves
 /// none.
 fn crossed_windows<'a>(
@@ -76,8 +76,8 @@ fn crossed_windows<'a>(
         let Some((meter, slot)) = rules.slot(key.slot_id) else { continue };
         let counted = |counts: &Counts| rolling::counted(counts, slot.period.window(), key);
         let (before, after) = (counted(&before).count.used, counted(&after));
-        let Some((last, window)) = after.last_bucket.zip(slot.period.window()) else { continue };
-        let bounds = (last - window.length(), Some(last + window.bucket()));
+        let Some((last, window)) = after.last_segment.zip(slot.period.window()) else { continue };
+        let bounds = (last - window.length(), Some(last + window.segment()));
         let known: BTreeSet<Quantity> = reached(limit, before).collect();
         for percent in reached(limit, after.count.used).filter(|percent| !known.contains(percent)) {
             messages.extend(message(org, (meter, slot), limit, percent, (key, after.count.used), bounds));

@@ -196,6 +196,27 @@ fn a_backfill_brings_in_a_whole_account() {
     assert_eq!(database.run(&["verify"]).lines().filter(|line| line.contains("differ")).count(), 0);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backfill_that_failed_says_so_and_begins_again_with_the_daemon() {
+    let fake = FakeStripe::start();
+    fake.account("").populate(60, 4);
+    fake.fail_next("/v1/products", Fault::Before(400));
+    let database = Database::new();
+    let first = daemon(&database, &fake);
+    wait_until("the run fails", || run_state(&database).starts_with("failed: "));
+    assert_eq!(first.metric("coulomb_stripe_runs_failed").await, Some(1));
+    let pulls = "SELECT extract(epoch FROM max(pulled_at))::bigint FROM stripe_accounts";
+    let before = database.number(pulls);
+    wait_until("it goes on without the run", || database.number(pulls) > before + 2);
+    let runs = "SELECT count(*) FROM stripe_sync_runs";
+    assert_eq!(database.number(runs), 1, "the same day it is not tried again by itself");
+    drop(first);
+    let _second = daemon(&database, &fake);
+    wait_until("another run begins", || database.number(runs) == 2);
+    wait_for_run(&database);
+    assert_same(&database, &fake);
+}
+
 #[test]
 fn faults_changes_and_kills_lose_nothing() {
     let fake = FakeStripe::start();

@@ -49,7 +49,7 @@ pub(super) fn look(conn: &mut PgConnection, config: &Config) -> Result<Finding, 
         }
         _ if state.failed_runs > 0 => Finding::Bad(format!(
             "{text}; the last run failed: `GET /v1/stripe/sync` says why, `coulomb stripe sync` begins \
-             another"
+             another, and so does the daemon tomorrow"
         )),
         _ if state.wanted_failed > 0 => {
             Finding::Note(format!("{text}; {} object(s) could not be read yet", state.wanted_failed))

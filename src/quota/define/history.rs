@@ -4,7 +4,7 @@
 //! as Lago's `past_usage` and OpenMeter's entitlement history show it. An empty counter would also become
 //! negative when an event of last month is voided. So the past periods of a quota are filled in,
 //! [`CountedDays::BY_FIRST_QUOTA`] days back. Nobody sees past periods of a plan's limit, and a plan may have
-//! many orgs: there only the running period is filled in, of a rolling window all of its buckets.
+//! many orgs: there only the running period is filled in, of a rolling window all of its segments.
 //!
 //! A total for ever is filled in from all that was ever recorded: of an org from the daily summaries, which
 //! always stay; of subjects from the records, so usage whose records are gone is missing.
@@ -120,7 +120,7 @@ impl SlotHistory<'_> {
         let began = match period {
             PeriodKind::Hour => "date_trunc('hour', u.occurred_at, 'UTC')".to_owned(),
             PeriodKind::Rolling(window) => {
-                let seconds = window.bucket_seconds();
+                let seconds = window.segment_seconds();
                 format!("date_bin('{seconds} seconds', u.occurred_at, timestamptz 'epoch')")
             }
             PeriodKind::Day | PeriodKind::Week | PeriodKind::Month | PeriodKind::Always => {

@@ -222,28 +222,30 @@ pub fn request(
     }
 }
 
-/// Whether the account ever had a backfill.
-pub(super) fn any_backfill(conn: &mut PgConnection, realm: &Realm) -> QueryResult<bool> {
-    exists(conn, realm, "kind = 'backfill'")
+/// Whether the account needs a backfill: it never had one, or its last one failed before this time.
+pub(super) fn needs_backfill(
+    conn: &mut PgConnection,
+    realm: &Realm,
+    failed_before: DateTime<Utc>,
+) -> QueryResult<bool> {
+    use crate::schema::stripe_sync_runs as r;
+    let last = r::table
+        .filter(r::account.eq(&realm.account).and(r::livemode.eq(realm.livemode)))
+        .filter(r::kind.eq(RunKind::Backfill.name()))
+        .order(r::run_id.desc())
+        .select((r::state, r::ended_at))
+        .first::<(String, Option<DateTime<Utc>>)>(conn)
+        .optional()?;
+    Ok(last.is_none_or(|(state, ended_at)| state == "failed" && ended_at < Some(failed_before)))
 }
 
 /// Whether a backfill of the account has ended.
 pub(super) fn backfilled(conn: &mut PgConnection, realm: &Realm) -> QueryResult<bool> {
-    exists(conn, realm, "kind = 'backfill' AND state IN ('done', 'incomplete')")
-}
-
-fn exists(conn: &mut PgConnection, realm: &Realm, condition: &str) -> QueryResult<bool> {
-    #[derive(QueryableByName)]
-    struct Found {
-        #[diesel(sql_type = Bool)]
-        found: bool,
-    }
-    let sql = format!(
-        "SELECT EXISTS (SELECT FROM stripe_sync_runs WHERE (account, livemode) = ($1, $2) AND {condition})
-             AS found"
-    );
-    let query = diesel::sql_query(sql).bind::<Text, _>(&realm.account).bind::<Bool, _>(realm.livemode);
-    query.get_result::<Found>(conn).map(|row| row.found)
+    use crate::schema::stripe_sync_runs as r;
+    let ended = r::table
+        .filter(r::account.eq(&realm.account).and(r::livemode.eq(realm.livemode)))
+        .filter(r::kind.eq(RunKind::Backfill.name()).and(r::state.eq_any(["done", "incomplete"])));
+    diesel::select(diesel::dsl::exists(ended)).get_result(conn)
 }
 
 /// Plans the steps of a run that begins now. `stripe_now`: unix second of Stripe's clock.

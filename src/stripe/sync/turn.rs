@@ -3,7 +3,7 @@
 
 mod run;
 
-use chrono::{DateTime, NaiveDate, TimeDelta, Timelike, Utc};
+use chrono::{DateTime, NaiveDate, NaiveTime, TimeDelta, Timelike, Utc};
 use diesel::Connection;
 use diesel::pg::PgConnection;
 use futures_util::future::join_all;
@@ -125,11 +125,8 @@ impl Turn<'_> {
             realm: self.realm.clone(),
             version: accounts::api_version(self.conn, self.realm)?,
         };
-        self.check_account(&reader, &mut account)?;
-        if !runs::any_backfill(self.conn, self.realm)? {
-            let now = (self.now)();
-            runs::request(self.conn, self.realm, RunKind::Backfill, "the daemon", now)?;
-        }
+        let is_first_turn = self.check_account(&reader, &mut account)?;
+        self.request_backfill(is_first_turn)?;
         if is_due(account.pulled_at, self.sync.options.pull_every, (self.now)()) {
             self.pull(&reader, &account)?;
         }
@@ -147,10 +144,22 @@ impl Turn<'_> {
         found.ok_or_else(|| Stopped::Database(Error::NotFound("account")))
     }
 
+    /// Has the account read when it never was. A backfill that failed begins again when the daemon starts,
+    /// because settings may have changed, and else the next day.
+    fn request_backfill(&mut self, is_first_turn: bool) -> Result<(), Stopped> {
+        let now = (self.now)();
+        let today = now.date_naive().and_time(NaiveTime::MIN).and_utc();
+        if runs::needs_backfill(self.conn, self.realm, if is_first_turn { now } else { today })? {
+            runs::request(self.conn, self.realm, RunKind::Backfill, "the daemon", now)?;
+        }
+        Ok(())
+    }
+
     /// Compares the key's account with the one that was read before. Another one would mix two companies.
-    fn check_account(&mut self, reader: &Reader, account: &mut Account) -> Result<(), Stopped> {
+    /// Returns whether this was the first turn of this process.
+    fn check_account(&mut self, reader: &Reader, account: &mut Account) -> Result<bool, Stopped> {
         if self.sync.state().checked.contains(self.realm) {
-            return Ok(());
+            return Ok(false);
         }
         let (id, _) = self.wait(reader.account())?;
         match &account.stripe_id {
@@ -169,7 +178,7 @@ impl Turn<'_> {
             }
         }
         self.sync.state().checked.insert(self.realm.clone());
-        Ok(())
+        Ok(true)
     }
 
     /// Runs calls on the client's thread and waits for them.

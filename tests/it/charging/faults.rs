@@ -182,3 +182,22 @@ async fn a_key_without_the_right_charges_nothing_and_loses_nothing() {
     assert_eq!(shop.charges(), ["10 10:00 sent 5/5"]);
     assert_eq!(shop.world.number("SELECT count(*) FROM stripe_charging WHERE failing_since IS NOT NULL"), 0);
 }
+
+/// A repetition would hold up what waits behind the call, so the bucket waits and the others go on.
+#[tokio::test]
+async fn a_meter_event_that_fails_is_not_repeated_within_its_call() {
+    let shop = Shop::with_meter("totals", Some("hour")).await;
+    shop.turn("2026-11-10T10:30:00Z").await;
+    shop.fake.fail_next("meter_events", Fault::Before(503));
+    shop.used("acme", 5, "2026-11-10T10:10:00Z").await;
+    shop.turn("2026-11-10T10:30:01Z").await;
+    let postponed = "SELECT count(*) FROM stripe_charges WHERE detail IS NOT NULL";
+    shop.until("it is postponed", |shop| shop.world.number(postponed) == 1).await;
+    let calls = || {
+        shop.fake.requests().iter().filter(|request| request.path.ends_with("/billing/meter_events")).count()
+    };
+    assert_eq!(calls(), 1);
+    shop.turn("2026-11-10T10:35:00Z").await;
+    shop.settled().await;
+    assert_eq!((shop.charges(), calls()), (vec!["10 10:00 sent 5/5".to_owned()], 2));
+}

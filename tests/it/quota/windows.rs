@@ -1,4 +1,4 @@
-//! Quotas by a rolling window and for ever. Buckets of `rolling_24h` are hours by UTC, those of `rolling_1h`
+//! Quotas by a rolling window and for ever. Segments of `rolling_24h` are hours by UTC, those of `rolling_1h`
 //! are 150 seconds.
 
 use serde_json::{Value, json};
@@ -34,7 +34,7 @@ async fn told(world: &World, check: Request) -> String {
 }
 
 /// Everything agrees, and a rebuild from the records gives the same counters. It runs at the world's time: by
-/// the time of a command these buckets may be too old to be compared.
+/// the time of a command these segments may be too old to be compared.
 fn rebuilds(world: &World) {
     use coulomb::billing::org_plan::AsOf;
     use coulomb::integrity::derived_tables::CountingSettings;
@@ -108,7 +108,7 @@ async fn late_usage_counts_at_its_own_time() {
     // From 09:00 on there are 20 and 30 within a day: 50 more fit, and no 51.
     assert_eq!(world.uses(tokens(51, "2026-11-19T09:00:00Z")).await, "data quota_exceeded");
     world.used(tokens(50, "2026-11-19T09:00:00Z")).await;
-    // A day before them there is room for 50 beside the 50, and for 100 a bucket earlier.
+    // A day before them there is room for 50 beside the 50, and for 100 a segment earlier.
     assert_eq!(world.uses(tokens(51, "2026-11-18T09:00:00Z")).await, "data quota_exceeded");
     world.used(tokens(100, "2026-11-18T08:59:59Z")).await;
     assert_eq!(world.uses(tokens(1, "2026-11-18T09:00:00Z")).await, "data quota_exceeded");
@@ -140,7 +140,7 @@ async fn a_reservation_stays_while_windows_pass() {
     world.send(reserve(21)).await.refused(409, "quota_exceeded");
     assert_eq!(world.uses(tokens(21, "2026-11-20T11:30:00Z")).await, "data quota_exceeded");
     world.send(settle(&held).with("amount", 90)).await.ok();
-    // The bucket from 11:30:00 to 11:32:30 leaves an hour later.
+    // The segment from 11:30:00 to 11:32:30 leaves an hour later.
     assert_eq!(standing(&world).await, "90, 0, 10 until 2026-11-20T12:32:30Z");
     let over = world.reserved(reserve(10)).await;
     let settled = world.send(settle(&over).with("amount", 25)).await.ok();
@@ -164,7 +164,7 @@ async fn a_new_window_has_what_was_used_in_it() {
     ] {
         world.used(tokens(quantity, at).id(id).subject(subject)).await;
     }
-    // Buckets of a week are seven hours; that of noon begins at 11:00 and sees back to 11:00 of the 13th.
+    // Segments of a week are seven hours; that of noon begins at 11:00 and sees back to 11:00 of the 13th.
     let own = world.makes_quota(quota(1000).period("rolling_7d")).await;
     assert_eq!(standing(&world).await, "50021, 0, 0 until 2026-11-20T18:00:00Z");
     world.delete(&format!("/v1/quotas/{own}")).await.status(204);
@@ -301,9 +301,9 @@ async fn thresholds_of_a_window_are_told_once_a_crossing() {
     assert_eq!(bounds, json!(["rolling_24h", "2026-11-20T11:00:00Z", "2026-11-21T12:00:00Z"]));
 }
 
-/// Buckets stay while a window sees them, and a week longer; the anchor goes with the last one.
+/// Segments stay while a window sees them, and a week longer; the anchor goes with the last one.
 #[tokio::test(flavor = "multi_thread")]
-async fn buckets_are_kept_as_long_as_they_count() {
+async fn segments_are_kept_as_long_as_they_count() {
     use coulomb::metering::counters::{CounterHorizon, delete_old};
     let world = platform().at("2026-11-20T12:00:00Z").with(quota(100).period("rolling_7d")).start().await;
     world.used(tokens(1, "2026-11-20T12:00:00Z")).await;
@@ -315,7 +315,7 @@ async fn buckets_are_kept_as_long_as_they_count() {
         while delete_old(&mut world.platform(), horizon).expect("works") > 0 {}
         world.counters()
     };
-    // The anchor, and the buckets; a week is eight days with its oldest bucket.
+    // The anchor, and the segments; a week is eight days with its oldest segment.
     assert_eq!(clean("2026-11-20"), "0/3 2/0 1/0");
     assert_eq!(clean("2026-11-21"), "0/3 1/0");
     assert_eq!(clean("2026-11-29"), "0/3");

@@ -34,7 +34,7 @@ pub(super) fn quotas(
     if compared.rows.is_empty() {
         return Ok(None);
     }
-    let columns = "(org_id, slot_id, since, running, bucket)";
+    let columns = "(org_id, slot_id, since, running, segment)";
     let slots = format!("(VALUES {}) AS k {columns}", compared.rows.join(", "));
     let counts_if = if rules.past_counters { "true" } else { "(s.used IS NOT NULL OR t.running)" };
     Ok(Some(Sides {
@@ -52,7 +52,7 @@ struct ComparedSlots {
     first: NaiveDate,
     /// The first day of usage that counters of subjects need.
     first_by_subject: NaiveDate,
-    /// The common divisor of all hours and buckets of windows, in seconds; 0: there are none.
+    /// The common divisor of all hours and segments of windows, in seconds; 0: there are none.
     instants: i32,
     /// Meters whose totals for ever are compared.
     for_ever: BTreeSet<i32>,
@@ -102,14 +102,14 @@ impl ComparedSlots {
             *first = since.min(*first);
             (since, Period::first_seen(slot.period, org, rules.settings.as_of.now))
         };
-        let bucket = match slot.period {
+        let segment = match slot.period {
             PeriodKind::Hour => 3600,
-            PeriodKind::Rolling(window) => window.bucket_seconds(),
+            PeriodKind::Rolling(window) => window.segment_seconds(),
             _ => 0,
         };
-        self.instants = common_divisor(self.instants, bucket);
+        self.instants = common_divisor(self.instants, segment);
         let (org_id, slot_id) = (org.org_id, slot.slot_id);
-        self.rows.push(format!("({org_id}, {slot_id}, '{since}'::date, '{running}'::date, {bucket})"));
+        self.rows.push(format!("({org_id}, {slot_id}, '{since}'::date, '{running}'::date, {segment})"));
     }
 }
 
@@ -144,7 +144,7 @@ fn expected(rules: &CountingRules, part: Part, compared: &ComparedSlots, slots: 
                  CASE WHEN q.per_subject THEN coalesce(r.subject, '') ELSE '' END AS subject,
                  k.since, k.running, r.quantity,
                  CASE
-                     WHEN k.bucket > 0 THEN (b.began AT TIME ZONE 'UTC')::date
+                     WHEN k.segment > 0 THEN (b.began AT TIME ZONE 'UTC')::date
                      WHEN q.period = 'day' THEN r.day
                      WHEN q.period = 'week' THEN date_trunc('week', r.day::timestamp)::date
                      WHEN q.period = 'month' THEN r.month
@@ -157,8 +157,8 @@ fn expected(rules: &CountingRules, part: Part, compared: &ComparedSlots, slots: 
              JOIN quota_slots q ON q.meter_id = s.meter_id AND s.dimensions @> q.filter
                  AND q.period <> 'always'
              JOIN {slots} ON k.org_id = r.org_id AND k.slot_id = q.slot_id
-             CROSS JOIN LATERAL (SELECT CASE WHEN k.bucket > 0
-                 THEN date_bin(make_interval(secs => k.bucket), r.instant, timestamptz 'epoch') END
+             CROSS JOIN LATERAL (SELECT CASE WHEN k.segment > 0
+                 THEN date_bin(make_interval(secs => k.segment), r.instant, timestamptz 'epoch') END
                  AS began) b) c
          WHERE period >= since AND {begins}
          GROUP BY org_id, slot_id, subject, period, began
