@@ -1215,6 +1215,7 @@ diesel::table! {
         created -> Nullable<Timestamptz>,
         deleted -> Bool,
         metadata -> Jsonb,
+        stripe_meter_id -> Nullable<Text>,
     }
 }
 
@@ -1693,6 +1694,7 @@ diesel::table! {
         created -> Nullable<Timestamptz>,
         metadata -> Jsonb,
         usage_type -> Nullable<Text>,
+        stripe_meter_id -> Nullable<Text>,
     }
 }
 

@@ -86,6 +86,8 @@ mirror! {
         /// Metadata, an object.
         #[schema(value_type = Object)]
         metadata: Value,
+        /// Of a metered price: Stripe's meter whose usage it charges.
+        stripe_meter_id: Option<String>,
     }
 }
 

@@ -108,6 +108,8 @@ mirror! {
         metadata: Value,
         /// `licensed` or `metered`, as its price says.
         usage_type: Option<String>,
+        /// Of a metered price: Stripe's meter whose usage it charges.
+        stripe_meter_id: Option<String>,
     }
 }
 

@@ -7,7 +7,8 @@
 //! the running bucket of the org's next subscription.
 //!
 //! Facts that the rule looks at: the end of the subscription; its invoices that were made then or later; the
-//! billing period in which it ended; other subscriptions of the customer, whose invoices have the usage.
+//! billing period in which it ended; other subscriptions of the customer with a price of the meter, whose
+//! invoices have the usage.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use diesel::Connection;
@@ -17,6 +18,7 @@ use diesel::sql_types::{BigInt, Bool, Numeric, Text, Timestamptz};
 use rust_decimal::Decimal;
 
 use super::Turn;
+use super::facts::has_price_of;
 use super::last_usage::LOOK_BACK;
 use crate::error::Error;
 use crate::realm::Realm;
@@ -75,7 +77,8 @@ impl DiscardedUsage {
 
 /// Fails the buckets of ended subscriptions that no invoice has; sums them by subscription and meter.
 fn mark(conn: &mut PgConnection, realm: &Realm, now: At) -> QueryResult<Vec<DiscardedUsage>> {
-    diesel::sql_query(
+    let has_price = has_price_of("o", "c.stripe_meter_id");
+    diesel::sql_query(format!(
         "WITH ended AS (
             SELECT s.id, s.customer_id, s.ended_at,
                 coalesce(p.of_usage, p.of_any, s.start_date, s.created) AS since
@@ -103,12 +106,12 @@ fn mark(conn: &mut PgConnection, realm: &Realm, now: At) -> QueryResult<Vec<Disc
                     WHERE (o.account, o.livemode, o.customer_id) = ($1, $2, e.customer_id) AND o.id <> e.id
                         AND o.status NOT IN ('incomplete', 'incomplete_expired')
                         AND coalesce(o.start_date, o.created) <= c.period_start
-                        AND (o.ended_at IS NULL OR o.ended_at > e.ended_at))
+                        AND (o.ended_at IS NULL OR o.ended_at > e.ended_at) AND {has_price})
             RETURNING e.id, c.meter_id, c.delivered)
          SELECT d.id AS subscription_id, m.key AS meter, count(*) AS buckets, sum(d.delivered) AS quantity
          FROM discarded d JOIN meters m USING (meter_id)
          GROUP BY 1, 2 ORDER BY 1, 2",
-    )
+    ))
     .bind::<Text, _>(&realm.account)
     .bind::<Bool, _>(realm.livemode)
     .bind::<Timestamptz, _>(now - LOOK_BACK)

@@ -109,13 +109,28 @@ pub(super) fn taken_windows(
     Ok(rows.into_iter().map(|row| window_of(row.period_start, window).0).collect())
 }
 
+/// SQL: whether a subscription has a price that charges usage of a meter at Stripe. Both are SQL; a null
+/// meter stands for any. Items, prices and meters of prices that are not known may be those.
+pub(super) fn has_price_of(subscription: &str, meter: &str) -> String {
+    format!(
+        "coalesce((SELECT bool_or(coalesce(t.usage_type, r.recurring_usage_type, 'metered') = 'metered'
+                AND ({meter} IS NULL
+                    OR coalesce(t.stripe_meter_id, r.stripe_meter_id, {meter}) = {meter}))
+            FROM subscription_items t LEFT JOIN prices r
+                ON (r.account, r.livemode, r.id) = (t.account, t.livemode, t.price_id)
+            WHERE (t.account, t.livemode, t.subscription_id)
+                = ({subscription}.account, {subscription}.livemode, {subscription}.id)), true)"
+    )
+}
+
 /// When a customer's subscriptions ran, and their billing periods.
 #[derive(Clone, Debug, Default)]
 pub(super) struct CustomerTimes {
-    /// Start and end of each subscription that ran (`None`: it runs), with whether it has a price of usage.
+    /// Start and end of each subscription that ran (`None`: it runs), with whether it has a price of the
+    /// usage.
     runs: Vec<(At, Option<At>, bool)>,
-    /// Billing periods that Stripe showed, with whether their invoice is finalised. Those of prices of usage,
-    /// where there are any: items of one subscription may have periods of their own.
+    /// Billing periods that Stripe showed, with whether their invoice is finalised. Those of prices of the
+    /// usage, where there are any: items of one subscription may have periods of their own.
     periods: Vec<(At, At, bool)>,
 }
 
@@ -132,18 +147,19 @@ struct SpanRow {
 }
 
 impl CustomerTimes {
-    /// Reads them from the mirrors.
-    pub(super) fn read(conn: &mut PgConnection, realm: &Realm, customer: &str) -> QueryResult<Self> {
-        let rows: Vec<SpanRow> = diesel::sql_query(
+    /// Reads them from the mirrors, for usage of a meter at Stripe. `None`: Stripe does not sum the usage,
+    /// it gets items.
+    pub(super) fn read(
+        conn: &mut PgConnection,
+        realm: &Realm,
+        customer: &str,
+        meter: Option<&str>,
+    ) -> QueryResult<Self> {
+        let metered = has_price_of("s", "$4");
+        let rows: Vec<SpanRow> = diesel::sql_query(format!(
             r#"WITH mine AS (
                 SELECT s.account, s.livemode, s.id, coalesce(s.start_date, s.created) AS started, s.ended_at,
-                    -- Items or prices that are not known may be of usage.
-                    coalesce((SELECT bool_or(coalesce(t.usage_type, r.recurring_usage_type) = 'metered'
-                            OR coalesce(t.usage_type, r.recurring_usage_type) IS NULL)
-                        FROM subscription_items t LEFT JOIN prices r
-                            ON (r.account, r.livemode, r.id) = (t.account, t.livemode, t.price_id)
-                        WHERE (t.account, t.livemode, t.subscription_id) = (s.account, s.livemode, s.id)),
-                        true) AS metered
+                    {metered} AS metered
                 FROM subscriptions s
                 WHERE (s.account, s.livemode, s.customer_id) = ($1, $2, $3)
                     AND s.status NOT IN ('incomplete', 'incomplete_expired'))
@@ -156,14 +172,16 @@ impl CustomerTimes {
                          AND i.finalized_at IS NOT NULL AND i.billing_reason = 'subscription_cycle'
                          AND i.period_end = p.period_end),
                  coalesce(r.recurring_usage_type = 'metered', false)
+                     AND ($4 IS NULL OR coalesce(r.stripe_meter_id, $4) = $4)
              FROM mine m JOIN subscription_periods p
                  ON (p.account, p.livemode, p.subscription_id) = (m.account, m.livemode, m.id)
              LEFT JOIN prices r ON (r.account, r.livemode, r.id) = (p.account, p.livemode, p.price_id)
              WHERE m.ended_at IS NULL OR p.period_start < m.ended_at"#,
-        )
+        ))
         .bind::<Text, _>(&realm.account)
         .bind::<Bool, _>(realm.livemode)
         .bind::<Text, _>(customer)
+        .bind::<Nullable<Text>, _>(meter)
         .load(conn)?;
         let mut times = Self::default();
         let is_period = |row: &SpanRow| row.invoiced.is_some();
@@ -200,7 +218,7 @@ impl CustomerTimes {
         }
     }
 
-    /// Whether each subscription that ran at an instant has a price of usage.
+    /// Whether each subscription that ran at an instant has a price of the usage.
     fn runs_at(&self, at: At) -> impl Iterator<Item = bool> + '_ {
         let ran =
             move |(start, end, _): &&(At, Option<At>, bool)| *start <= at && end.is_none_or(|end| at < end);

@@ -154,7 +154,7 @@ impl Turn<'_> {
             return Ok(!fails);
         }
         if let Some(invoice) = line.invoice_id.as_deref().filter(|_| is_too_late(&error)) {
-            let times = CustomerTimes::read(self.conn, realm, &line.customer_id)?;
+            let times = CustomerTimes::read(self.conn, realm, &line.customer_id, None)?;
             let waits = if times.covers(now) { None } else { Some(NO_NEXT_INVOICE) };
             self.conn.transaction(|conn| {
                 detach(conn, &key, waits, now)?;

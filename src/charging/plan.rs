@@ -180,7 +180,7 @@ impl MeterPlan<'_> {
         let customer = facts::customers(conn, self.realm, &[org_id])?.remove(&org_id);
         let customer = customer.unwrap_or(Err(facts::NO_CUSTOMER));
         let times = match &customer {
-            Ok(customer) => CustomerTimes::read(conn, self.realm, customer)?,
+            Ok(customer) => CustomerTimes::read(conn, self.realm, customer, Some(&self.at_stripe.id))?,
             Err(_) => CustomerTimes::default(),
         };
         let mut windows: BTreeSet<(At, At)> = instants.iter().map(|at| window_of(*at, self.window)).collect();

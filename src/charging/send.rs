@@ -104,7 +104,7 @@ impl Turn<'_> {
     > {
         let now = self.now();
         let Some(meter) = meters.get(&bucket.meter_id).cloned() else { return Ok(Err(queue)) };
-        let is_charged = self.is_charged(&bucket, now)?;
+        let is_charged = self.is_charged(&bucket, &meter, now)?;
         if is_charged && bucket.tried_at.is_none() {
             // Stripe would take it, and no invoice would have it: the next plan moves it.
             charges::note_not_taken(self.conn, &bucket.key(), "too_late")?;
@@ -129,11 +129,12 @@ impl Turn<'_> {
     }
 
     /// Whether an event that is sent now comes too late for the invoice of its period.
-    fn is_charged(&mut self, bucket: &DueBucket, now: At) -> Result<bool, Error> {
+    fn is_charged(&mut self, bucket: &DueBucket, meter: &StripeMeter, now: At) -> Result<bool, Error> {
         if bucket.period_end + GRACE > now {
             return Ok(false);
         }
-        let times = CustomerTimes::read(self.conn, self.realm, &bucket.customer_id)?;
+        let (customer, meter) = (&bucket.customer_id, Some(meter.id.as_str()));
+        let times = CustomerTimes::read(self.conn, self.realm, customer, meter)?;
         Ok(times.is_charged(bucket.period_start, now))
     }
 

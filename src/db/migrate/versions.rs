@@ -64,6 +64,7 @@ const TEXTS: &[(&str, &str)] = &[
     ("2026-11-28-032001", include_str!("../../../migrations/2026-11-28-032001_checkout_line_items/up.sql")),
     ("2026-11-28-040001", include_str!("../../../migrations/2026-11-28-040001_discarded_usage/up.sql")),
     ("2026-11-28-040002", include_str!("../../../migrations/2026-11-28-040002_sent_deltas/up.sql")),
+    ("2026-11-28-040003", include_str!("../../../migrations/2026-11-28-040003_meter_of_a_price/up.sql")),
 ];
 
 /// A row of `coulomb_migrations`: a migration that the database has.

@@ -1,5 +1,6 @@
 //! Products, prices, coupons, promotion codes, tax rates.
 
+use super::invoices::meter;
 use super::{ObjectFields, ShapeError};
 use crate::billing::catalog::{Coupon, Price, Product, PromotionCode, TaxRate};
 
@@ -43,6 +44,7 @@ pub(in crate::stripe) fn price(from: ObjectFields<'_>) -> Result<Price, ShapeErr
         created: from.time("created"),
         deleted: from.object.deleted,
         metadata: from.metadata(),
+        stripe_meter_id: meter(from),
     })
 }
 

@@ -164,6 +164,12 @@ pub(super) fn usage_type(price: ObjectFields<'_>) -> Option<String> {
     price.at("recurring").text("usage_type").or_else(|| price.text("usage_type"))
 }
 
+/// The meter whose usage a price, or a plan of older shapes, charges
+/// (<https://docs.stripe.com/api/prices/object#price_object-recurring-meter>).
+pub(super) fn meter(price: ObjectFields<'_>) -> Option<String> {
+    price.at("recurring").id("meter").or_else(|| price.id("meter"))
+}
+
 /// The price or plan that a line contains in shapes before basil.
 fn old_price<'a>(line: ObjectFields<'a>) -> ObjectFields<'a> {
     line.at(if line.has("price") { "price" } else { "plan" })

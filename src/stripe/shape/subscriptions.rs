@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 
 use super::ObjectFields;
-use super::invoices::usage_type;
+use super::invoices::{meter, usage_type};
 use crate::billing::subscription_periods::{PeriodDetails, SeenPeriod};
 use crate::billing::subscriptions::{Subscription, SubscriptionItem, SubscriptionWithItems};
 
@@ -108,5 +108,6 @@ fn item(from: ObjectFields<'_>, entry: ObjectFields<'_>, item_number: i32) -> Su
         created: entry.time("created"),
         metadata: if listed { entry.metadata() } else { serde_json::json!({}) },
         usage_type: usage_type(price(entry)),
+        stripe_meter_id: meter(price(entry)),
     }
 }

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::Shop;
 use crate::support::fake_stripe::Fault;
-use crate::support::requests::org;
+use crate::support::requests::{meter, org, usage};
 
 const NOVEMBER: (&str, &str) = ("2026-11-01T00:00:00Z", "2026-12-01T00:00:00Z");
 
@@ -176,6 +176,27 @@ async fn usage_waits_for_a_price_that_charges_it() {
     shop.settled().await;
     let charges = shop.charges();
     assert!(charges[1].ends_with("sent 2/2"), "{charges:?}");
+}
+
+/// Stripe would take it, and put it on no invoice.
+#[tokio::test]
+async fn usage_waits_where_only_another_meter_has_a_price() {
+    let shop = Shop::with_meter("totals", Some("hour")).await;
+    shop.stripe_meter("mtr_2", None);
+    shop.world.send(meter("calls")).await.ok();
+    shop.way("calls", json!({ "way": "deltas", "stripe_meter": "mtr_2" })).await;
+    shop.turn("2026-11-10T10:30:00Z").await;
+    shop.world.used(usage("acme", "calls").quantity(7).at("2026-11-10T10:10:00Z")).await;
+    shop.used("acme", 5, "2026-11-10T10:20:00Z").await;
+    shop.settled().await;
+    let mut charges = shop.charges();
+    charges.sort();
+    assert_eq!(charges, ["10 10:00 sent 5/5", "10 10:00 waiting 7/0 no_price"]);
+    shop.subscribe("acme", &["price_mtr_2"]).await;
+    shop.turn("2026-11-10T10:45:00Z").await;
+    shop.world.used(usage("acme", "calls").quantity(2).at("2026-11-10T10:40:00Z")).await;
+    shop.settled().await;
+    assert_eq!(shop.total("mtr_2", "acme", NOVEMBER.0, NOVEMBER.1), "2");
 }
 
 /// Items of one subscription may have periods of their own: the yearly one is not over when the first month

@@ -157,6 +157,7 @@ fn subscriptions_with_a_period_of_their_own() {
         created: at(1_600_000_007),
         metadata: json!({"seat": "yes"}),
         usage_type: None,
+        stripe_meter_id: None,
     };
     let second = SubscriptionItem {
         item_number: 1,
@@ -321,6 +322,7 @@ fn products_and_prices() {
         created: at(1_600_000_091),
         deleted: false,
         metadata: json!({"p": "q"}),
+        stripe_meter_id: text("mtr_1"),
     };
     assert_eq!(read_live(fixture!("price")).prices, [price]);
 }
