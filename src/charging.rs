@@ -28,7 +28,7 @@ pub mod ways;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use diesel::pg::PgConnection;
@@ -40,6 +40,10 @@ use crate::ids;
 use crate::realm::Realm;
 use crate::stripe::sync::Sync;
 use crate::stripe::sync::accounts::{self, Held};
+use crate::stripe::sync::whose::Stopped;
+
+/// How long calls rest when the key's account could not be checked, or is another one.
+const CHECK_AGAIN_AFTER: Duration = Duration::from_secs(5);
 
 /// How usage is charged.
 #[derive(Clone, Copy, Debug)]
@@ -58,6 +62,8 @@ pub struct Charger {
     /// Names this process among those that may hold an account.
     holder: String,
     planned: Mutex<HashMap<Realm, DateTime<Utc>>>,
+    /// When it was last found that the key may not be that of the account.
+    refused: Mutex<HashMap<Realm, Instant>>,
 }
 
 /// How a turn ended.
@@ -91,6 +97,7 @@ impl Charger {
             },
             holder: ids::fresh("charger"),
             planned: Mutex::default(),
+            refused: Mutex::default(),
         }
     }
 
@@ -118,12 +125,18 @@ impl Charger {
             let (options, holder) = (self.options, &*self.holder);
             let mut turn = Turn { options, sync, directory, conn, realm, holder, now, is_stopped };
             let began = now();
-            if self.is_planning_due(realm, began) {
+            let is_planning_due = self.is_planning_due(realm, began);
+            if is_planning_due {
                 turn.plan()?;
+                self.planned().insert(realm.clone(), began);
+            }
+            if !self.is_right_account(&mut turn)? {
+                continue;
+            }
+            if is_planning_due {
                 turn.freeze()?;
                 turn.charge_last_usage()?;
                 turn.find_discarded()?;
-                self.planned().insert(realm.clone(), began);
             }
             let more = turn.send_buckets()? | turn.send_items()?;
             turn.read_reports()?;
@@ -152,6 +165,33 @@ impl Charger {
         last.is_none_or(|last| {
             last > now || (now - last).to_std().is_ok_and(|since| since >= self.options.plan_every)
         })
+    }
+
+    /// Whether the key is of the account whose objects the database has. Another account would get usage that
+    /// is not its own, and take it.
+    fn is_right_account(&self, turn: &mut Turn<'_>) -> Result<bool, Error> {
+        let realm = turn.realm;
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        if refused.get(realm).is_some_and(|at| at.elapsed() < CHECK_AGAIN_AFTER) {
+            return Ok(false);
+        }
+        // The reader has not begun with it.
+        if accounts::find(turn.conn, realm)?.is_none() {
+            return Ok(false);
+        }
+        let error = match turn.sync.check_account(turn.conn, realm) {
+            Ok(_) => None,
+            Err(Stopped::Call(error)) => Some(error.to_string()),
+            Err(Stopped::Database(error)) => return Err(error),
+        };
+        let was_refused = refused.remove(realm).is_some();
+        if error.is_some() || was_refused {
+            accounts::note_error(turn.conn, Held::Charging, realm, error.as_deref(), turn.now())?;
+        }
+        if error.is_some() {
+            refused.insert(realm.clone(), Instant::now());
+        }
+        Ok(error.is_none())
     }
 
     fn planned(&self) -> MutexGuard<'_, HashMap<Realm, DateTime<Utc>>> {

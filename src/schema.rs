@@ -1591,7 +1591,7 @@ diesel::table! {
 }
 
 diesel::table! {
-    stripe_meters (meter_id) {
+    stripe_meters (way_id) {
         meter_id -> Int4,
         way -> Text,
         account -> Text,
@@ -1604,6 +1604,8 @@ diesel::table! {
         set_by -> Text,
         set_at -> Timestamptz,
         scanned_until -> Nullable<Timestamptz>,
+        way_id -> Int4,
+        until -> Nullable<Timestamptz>,
     }
 }
 

@@ -93,7 +93,8 @@ const METER: &str = "SELECT to_jsonb(m) || jsonb_build_object('version', (
         SELECT to_jsonb(v) FROM meter_versions v WHERE v.meter_id = m.meter_id ORDER BY v.version DESC LIMIT 1
     )) AS state FROM meters m WHERE m.key = $1 AND $2 = $2";
 const STRIPE_METER: &str = "SELECT to_jsonb(w) - 'scanned_until' AS state
-    FROM stripe_meters w JOIN meters m USING (meter_id) WHERE m.key = $1 AND $2 = $2";
+    FROM stripe_meters w JOIN meters m USING (meter_id) WHERE m.key = $1 AND $2 = $2
+    ORDER BY w.until DESC NULLS FIRST LIMIT 1";
 const RATE_CARD: &str = "SELECT to_jsonb(c) AS state FROM rate_cards c JOIN meters m USING (meter_id)
     WHERE m.key = $1 AND $2 = $2 ORDER BY c.rate_card_id DESC LIMIT 1";
 const PAYMENT_ACCOUNT: &str = "SELECT to_jsonb(t) AS state FROM payment_accounts t

@@ -354,6 +354,10 @@ pub(super) fn note_failure(
     .map(drop)
 }
 
+/// So many totals of a bucket are known by their sequence. Stripe tells within minutes which it could not
+/// use.
+const TOTALS_KEPT: i32 = 200;
+
 /// Notes that Stripe took the present sequence of a bucket, and has `delivered` now. Usage that came while
 /// the answer was missing waits for the next plan.
 pub(super) fn note_sent(
@@ -366,8 +370,9 @@ pub(super) fn note_sent(
         "UPDATE stripe_charges SET detail = NULL, delivered = $4,
              state = CASE WHEN quantity - moved + carried + discarded = $4 THEN 'sent' ELSE 'waiting' END,
              reason = CASE WHEN quantity - moved + carried + discarded <> $4 THEN 'more_usage' END,
-             sent_values = CASE WHEN way = 'deltas'
-                 THEN sent_values || jsonb_build_object(sequence::text, sending::text) ELSE sent_values END,
+             sent_values = (SELECT jsonb_object_agg(v.key, v.value)
+                 FROM jsonb_each(sent_values || jsonb_build_object(sequence::text, sending::text)) v
+                 WHERE way <> 'totals' OR v.key::integer > sequence - $6),
              sending = NULL, sent_at = $5, confirmed_at = NULL
          WHERE org_id = $1 AND charge_id = $2 AND sequence = $3 AND sending IS NOT NULL",
     )
@@ -376,6 +381,7 @@ pub(super) fn note_sent(
     .bind::<Integer, _>(key.sequence)
     .bind::<Numeric, _>(delivered)
     .bind::<Timestamptz, _>(now)
+    .bind::<Integer, _>(TOTALS_KEPT)
     .execute(conn)
     .map(drop)
 }
@@ -400,8 +406,8 @@ pub(super) struct DueBucket {
     pub(super) org_id: i64,
     #[diesel(sql_type = Text)]
     pub(super) charge_id: String,
-    #[diesel(sql_type = Integer)]
-    pub(super) meter_id: i32,
+    #[diesel(sql_type = Text)]
+    pub(super) stripe_meter_id: String,
     #[diesel(sql_type = Text)]
     pub(super) way: String,
     #[diesel(sql_type = Text)]
@@ -432,8 +438,8 @@ pub(super) fn due_buckets(
     now: At,
 ) -> QueryResult<Vec<DueBucket>> {
     diesel::sql_query(
-        "SELECT org_id, charge_id, meter_id, way, customer_id, period_start, period_end, delivered, sending,
-             sequence, identifier, tried_at, attempts
+        "SELECT org_id, charge_id, stripe_meter_id, way, customer_id, period_start, period_end, delivered,
+             sending, sequence, identifier, tried_at, attempts
          FROM stripe_charges
          WHERE state = 'planned' AND way <> 'invoice_items' AND (account, livemode) = ($1, $2)
              AND next_attempt_at <= $3 AND customer_id IS NOT NULL AND identifier IS NOT NULL

@@ -69,12 +69,9 @@ impl Turn<'_> {
     /// long.
     fn compare_buckets(&mut self, now: At) -> Result<bool, Error> {
         let began = Instant::now();
-        let meters: BTreeMap<i32, StripeMeter> = ways::list(self.conn)?
-            .into_iter()
-            .filter_map(|way| Some((way.meter_id, way.stripe_meter?)))
-            .collect();
+        let meters = ways::stripe_meters(self.conn, &self.realm.account)?;
         for group in by_call(sent_buckets(self.conn, self.realm, (now - OLDEST, now - LAG))?) {
-            let Some(meter) = meters.get(&group[0].meter_id) else { continue };
+            let Some(meter) = meters.get(&group[0].stripe_meter_id) else { continue };
             if (self.is_stopped)() || began.elapsed() > COMPARES_FOR {
                 return Ok(false);
             }
@@ -136,12 +133,13 @@ impl Turn<'_> {
 
 /// Groups buckets that one call asks for: whole hours of a day, of one customer and meter.
 fn by_call(buckets: Vec<SentBucket>) -> Vec<Vec<SentBucket>> {
-    let mut hours: BTreeMap<(i32, String, NaiveDate), Vec<SentBucket>> = BTreeMap::new();
+    let mut hours: BTreeMap<(String, String, NaiveDate), Vec<SentBucket>> = BTreeMap::new();
     let mut groups = Vec::new();
     for bucket in buckets {
         if window_of(bucket.period_start, Window::Hour) == (bucket.period_start, bucket.period_end) {
             let day = bucket.period_start.date_naive();
-            hours.entry((bucket.meter_id, bucket.customer_id.clone(), day)).or_default().push(bucket);
+            let of_day = (bucket.stripe_meter_id.clone(), bucket.customer_id.clone(), day);
+            hours.entry(of_day).or_default().push(bucket);
         } else {
             groups.push(vec![bucket]);
         }

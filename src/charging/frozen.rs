@@ -1,5 +1,6 @@
 //! What was frozen of invoices and ended subscriptions, and the lines of it. Owns `stripe_freezes`.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -7,7 +8,7 @@ use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Bool, Integer, Nullable, Numeric, Text, Timestamptz};
 
-use super::ways::{self, MeterWay, Way};
+use super::ways::{self, MeterWay, Span, Way};
 use crate::billing::directory::OrgContext;
 use crate::error::Error;
 use crate::ids;
@@ -110,9 +111,9 @@ pub(super) struct NewLine {
     pub(super) amount: i64,
 }
 
-/// The meters of an account that go as invoice items.
+/// The meters of an account that go as invoice items, or went so.
 pub(super) fn meters(conn: &mut PgConnection, account: &str) -> Result<Vec<MeterWay>, Error> {
-    let ways = ways::list(conn)?.into_iter();
+    let ways = ways::all(conn)?.into_iter();
     Ok(ways.filter(|way| way.way == Way::InvoiceItems && way.account == account).collect())
 }
 
@@ -125,20 +126,19 @@ pub(super) fn new_lines(
     currency: &str,
 ) -> Result<Vec<NewLine>, Error> {
     let mut lines = Vec::new();
-    for (start, end) in periods {
-        // A meter that began to go this way within the period is charged from then on.
-        let mut begins: Vec<At> = meters.iter().map(|way| way.since.max(*start)).collect();
-        begins.sort_unstable();
-        begins.dedup();
-        for begin in begins.into_iter().filter(|begin| begin < end) {
-            let usage = PeriodUsage { org, start: begin, end: *end, currency };
+    for period in periods {
+        // A meter that went this way in a part of the period is charged for that part.
+        let spans: BTreeSet<Span> = meters.iter().filter_map(|way| way.within(*period)).collect();
+        for (start, end) in spans {
+            let usage = PeriodUsage { org, start, end, currency };
             let found = usage.uncharged(conn, ChargedBefore { sql: CHARGED, except: "" })?;
             let is_mine = |usage: &UnchargedPrice| {
-                meters.iter().any(|way| way.meter_id == usage.meter_id && way.since.max(*start) == begin)
+                let mut own = meters.iter().filter(|way| way.meter_id == usage.meter_id);
+                own.any(|way| way.within(*period) == Some((start, end)))
             };
             for usage in found.into_iter().filter(is_mine) {
                 let amount = minor_units(usage.cost, decimal_places(currency))?;
-                lines.push(NewLine { usage, start: begin, end: *end, amount });
+                lines.push(NewLine { usage, start, end, amount });
             }
         }
     }

@@ -7,7 +7,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use diesel::Connection;
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
-use diesel::sql_types::{Array, BigInt, Bool, Integer, Numeric, Text, Timestamptz};
+use diesel::sql_types::{Array, BigInt, Bool, Integer, Nullable, Numeric, Text, Timestamptz};
 use rust_decimal::Decimal;
 
 use super::Turn;
@@ -30,6 +30,8 @@ const NEWS: TimeDelta = TimeDelta::days(3);
 const BELOW_ZERO: &str = "below_zero";
 /// The running bucket itself takes nothing: the next one does.
 const NEXT_BUCKET: &str = "next_bucket";
+/// There is no next bucket.
+const WAY_REMOVED: &str = "way_removed";
 
 /// What is known of an org beside its usage.
 struct OrgFacts {
@@ -60,7 +62,11 @@ impl<'a> MeterPlan<'a> {
 impl Turn<'_> {
     /// Plans the buckets of usage that came, or whose circumstances changed, since the last scan.
     pub(super) fn plan(&mut self) -> Result<(), Error> {
-        for way in ways::list(self.conn)?.iter().filter(|way| way.account == self.realm.account) {
+        let now = self.now();
+        // Usage that is older than Stripe takes would have no bucket to move to.
+        let takes = |way: &&MeterWay| way.until.is_none_or(|until| until > now - OLDEST);
+        for way in ways::all(self.conn)?.iter().filter(|way| way.account == self.realm.account).filter(takes)
+        {
             let now = self.now();
             let Some(plan) = MeterPlan::new(self.realm, way, now) else { continue };
             for (org_id, starts) in plan.changed(self.conn)? {
@@ -69,7 +75,7 @@ impl Turn<'_> {
                 }
                 self.conn.transaction(|conn| plan.plan_org(conn, org_id, &starts))?;
             }
-            ways::note_scan(self.conn, way.meter_id, now)?;
+            ways::note_scan(self.conn, way, now)?;
         }
         Ok(())
     }
@@ -93,13 +99,14 @@ impl MeterPlan<'_> {
         let waiting: Vec<ChangedRow> = diesel::sql_query(
             "SELECT c.org_id, c.period_start AS at FROM stripe_charges c
              WHERE c.meter_id = $1 AND c.state = 'waiting' AND c.way = $2 AND c.stripe_meter_id = $3
-                 AND (c.account, c.livemode) = ($4, $5)",
+                 AND (c.account, c.livemode) = ($4, $5) AND c.period_start < coalesce($6, 'infinity')",
         )
         .bind::<Integer, _>(self.way.meter_id)
         .bind::<Text, _>(self.way.way.name())
         .bind::<Text, _>(&self.at_stripe.id)
         .bind::<Text, _>(&self.realm.account)
         .bind::<Bool, _>(self.realm.livemode)
+        .bind::<Nullable<Timestamptz>, _>(self.way.until)
         .load(conn)?;
         let mut changed: BTreeMap<i64, BTreeSet<At>> = BTreeMap::new();
         for row in came.into_iter().chain(waiting).chain(self.cut_later(conn, since)?) {
@@ -117,6 +124,7 @@ impl MeterPlan<'_> {
                     bool_or(r.received_at >= $5) AS is_new
                 FROM usage_records r
                 WHERE r.meter_id = $1 AND r.occurred_at >= $2 AND r.received_at >= $3
+                    AND r.occurred_at < coalesce($10, 'infinity')
                 GROUP BY 1, 2)
              SELECT c.org_id, c.at FROM came c
              WHERE c.is_new OR EXISTS (
@@ -127,7 +135,7 @@ impl MeterPlan<'_> {
                     AND s.period_end > r.occurred_at
                 WHERE r.org_id = c.org_id AND r.meter_id = $1
                     AND r.occurred_at >= greatest(c.at, $2)
-                    AND r.occurred_at < c.at + make_interval(secs => $4)
+                    AND r.occurred_at < least(c.at + make_interval(secs => $4), $10)
                 GROUP BY s.charge_id, s.quantity
                 HAVING sum(r.quantity) IS DISTINCT FROM s.quantity)",
         )
@@ -140,6 +148,7 @@ impl MeterPlan<'_> {
         .bind::<Text, _>(&self.realm.account)
         .bind::<Bool, _>(self.realm.livemode)
         .bind::<Text, _>(&self.at_stripe.id)
+        .bind::<Nullable<Timestamptz>, _>(self.way.until)
         .load(conn)
     }
 
@@ -211,14 +220,15 @@ impl MeterPlan<'_> {
     ) -> Result<Vec<BucketRow>, Error> {
         let known = charges::buckets(conn, self, org_id, windows)?;
         let known_starts: Vec<At> = known.keys().copied().collect();
-        let since = self.way.since;
+        let (since, until) = (self.way.since, self.way.until);
         let spans: Vec<(At, At)> = windows
             .iter()
             .flat_map(|window| {
                 // A bucket that was sent keeps its start.
-                cut(*window, times.edges().chain(known_starts.iter().copied()).chain([since]))
+                let own = [Some(since), until].into_iter().flatten();
+                cut(*window, times.edges().chain(known_starts.iter().copied()).chain(own))
             })
-            .filter(|(start, _)| *start >= since)
+            .filter(|(start, _)| *start >= since && until.is_none_or(|until| *start < until))
             .collect();
         let sums = self.sums(conn, org_id, &spans)?;
         let mut known = known;
@@ -313,7 +323,10 @@ impl MeterPlan<'_> {
                         rows[running].is_changed = true;
                     }
                     // The next bucket takes it.
-                    None if is_charged => return rows[n].wait(NEXT_BUCKET),
+                    None if is_charged => {
+                        let is_over = self.way.until.is_some();
+                        return rows[n].wait(if is_over { WAY_REMOVED } else { NEXT_BUCKET });
+                    }
                     None => return self.below_zero(&mut rows[n]),
                 },
             }

@@ -15,7 +15,8 @@ use utoipa::ToSchema;
 use super::facts;
 use super::frozen::{self, NewLine};
 use super::plan::MeterPlan;
-use super::ways::{self, MeterWay, Way};
+use super::stripe_meter::StripeMeter;
+use super::ways::{self, MeterWay, Span, Way};
 use crate::billing::directory::{Directory, OrgContext};
 use crate::error::Error;
 use crate::quantity::Quantity;
@@ -78,7 +79,13 @@ pub struct MeteredUsage {
     pub meter: String,
     /// `totals` or `deltas`.
     pub way: Way,
-    /// What was used in the running period, by our books.
+    /// The meter at Stripe.
+    pub stripe_meter: String,
+    /// Since when in the running period the meter goes this way.
+    pub period_start: DateTime<Utc>,
+    /// Until when, not included.
+    pub period_end: DateTime<Utc>,
+    /// What was used in that time, by our books.
     #[schema(value_type = String)]
     pub used: Quantity,
     /// What Stripe took of the running period, with what was carried into it.
@@ -180,9 +187,9 @@ pub fn of_org(
         preview.problem = Some(facts::NO_SUBSCRIPTION.to_owned());
         return Ok(preview);
     };
-    for way in ways::list(conn)?.iter().filter(|way| way.account == realm.account) {
-        if way.way != Way::InvoiceItems {
-            preview.metered.push(metered(conn, org.org_id, way, period)?);
+    for way in ways::all(conn)?.iter().filter(|way| way.account == realm.account) {
+        if let (Some(at_stripe), Some(span)) = (&way.stripe_meter, way.within(period)) {
+            preview.metered.push(metered(conn, org.org_id, way, at_stripe, span)?);
         }
     }
     if let Some(currency) = currency(conn, realm, &customer)? {
@@ -235,7 +242,8 @@ fn metered(
     conn: &mut PgConnection,
     org_id: i64,
     way: &MeterWay,
-    (start, end): (At, At),
+    at_stripe: &StripeMeter,
+    (start, end): Span,
 ) -> QueryResult<MeteredUsage> {
     #[derive(QueryableByName)]
     struct Sums {
@@ -251,23 +259,25 @@ fn metered(
     let sums: Sums = diesel::sql_query(
         "SELECT u.used, c.sent, u.used + c.moving AS due, c.problems
          FROM (SELECT coalesce(sum(r.quantity), 0) AS used FROM usage_records r
-             WHERE r.org_id = $1 AND r.meter_id = $2 AND r.occurred_at >= greatest($3, $5)
-                 AND r.occurred_at < $4) u,
+             WHERE r.org_id = $1 AND r.meter_id = $2 AND r.occurred_at >= $3 AND r.occurred_at < $4) u,
              (SELECT coalesce(sum(delivered), 0) AS sent, coalesce(sum(carried - moved), 0) AS moving,
                  count(*) FILTER (WHERE state IN ('waiting', 'failed')) AS problems
-              FROM stripe_charges WHERE org_id = $1 AND meter_id = $2 AND way = $6 AND period_start >= $3
-                 AND period_start < $4) c",
+              FROM stripe_charges WHERE org_id = $1 AND meter_id = $2 AND way = $5 AND stripe_meter_id = $6
+                 AND period_start >= $3 AND period_start < $4) c",
     )
     .bind::<BigInt, _>(org_id)
     .bind::<Integer, _>(way.meter_id)
     .bind::<Timestamptz, _>(start)
     .bind::<Timestamptz, _>(end)
-    .bind::<Timestamptz, _>(way.since)
     .bind::<Text, _>(way.way.name())
+    .bind::<Text, _>(&at_stripe.id)
     .get_result(conn)?;
     Ok(MeteredUsage {
         meter: way.meter.clone(),
         way: way.way,
+        stripe_meter: at_stripe.id.clone(),
+        period_start: start,
+        period_end: end,
         used: Quantity(sums.used.normalize()),
         sent: Quantity(sums.sent.normalize()),
         not_sent: Quantity((sums.due - sums.sent).normalize()),

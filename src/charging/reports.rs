@@ -168,9 +168,11 @@ fn apply(
     }
     let mut failed = 0;
     for ((identifier, sequence), (code, detail)) in &named {
-        for key in undeliver(conn, realm, identifier, sequence)? {
-            send::fail(conn, &key, code, detail, now)?;
+        for row in undeliver(conn, realm, identifier, sequence)? {
             failed += 1;
+            if row.fails {
+                send::fail(conn, &row.key(), code, detail, now)?;
+            }
         }
     }
     if reason.error_count > failed || failed == 0 {
@@ -205,37 +207,53 @@ fn apply(
 }
 
 #[derive(QueryableByName)]
-struct KeyRow {
+struct UndeliveredRow {
     #[diesel(sql_type = BigInt)]
     org_id: i64,
     #[diesel(sql_type = Text)]
     charge_id: String,
     #[diesel(sql_type = Integer)]
     sequence: i32,
+    #[diesel(sql_type = Bool)]
+    fails: bool,
 }
 
-/// Takes the event of this identifier and sequence off what Stripe has of its bucket. A total is sent again
-/// whole; of the deltas of a bucket only this one is missing.
+impl UndeliveredRow {
+    fn key(&self) -> ChargeKey {
+        ChargeKey { org_id: self.org_id, charge_id: self.charge_id.clone(), sequence: self.sequence }
+    }
+}
+
+/// Takes the event of this identifier and sequence off what Stripe has of its bucket. Of totals the one
+/// before counts again, unless a later one does; of the deltas of a bucket only this one is missing.
+///
+/// The charge fails, unless a later total counts, or it is not known yet whether Stripe took the present
+/// event: that is found out first, and then what is missing is sent.
 fn undeliver(
     conn: &mut PgConnection,
     realm: &Realm,
     identifier: &str,
     sequence: &str,
-) -> QueryResult<Vec<ChargeKey>> {
-    let rows: Vec<KeyRow> = diesel::sql_query(
-        "UPDATE stripe_charges
-         SET delivered = CASE way WHEN 'totals' THEN 0 ELSE delivered - (sent_values ->> $4)::numeric END,
-             sent_values = sent_values - $4
-         WHERE identifier = $3 AND (account, livemode) = ($1, $2)
-             AND (way = 'totals' OR way = 'deltas' AND jsonb_exists(sent_values, $4))
-         RETURNING org_id, charge_id, sequence",
+) -> QueryResult<Vec<UndeliveredRow>> {
+    diesel::sql_query(
+        "UPDATE stripe_charges c
+         SET delivered = CASE c.way WHEN 'totals' THEN coalesce(last.value, 0)
+                 ELSE c.delivered - coalesce((c.sent_values ->> $4)::numeric, 0) END,
+             sent_values = c.sent_values - $4
+         FROM stripe_charges b
+         LEFT JOIN LATERAL (SELECT v.key::integer AS sequence, v.value::numeric AS value
+             FROM jsonb_each_text(b.sent_values - $4) v ORDER BY 1 DESC LIMIT 1) last ON true
+         CROSS JOIN LATERAL (SELECT b.state = 'planned' AND b.tried_at IS NOT NULL AS is_open) o
+         WHERE b.identifier = $3 AND (b.account, b.livemode) = ($1, $2)
+             AND (jsonb_exists(b.sent_values, $4) OR o.is_open AND b.sequence::text = $4)
+             AND (c.org_id, c.charge_id) = (b.org_id, b.charge_id)
+         RETURNING c.org_id, c.charge_id, c.sequence,
+             c.sequence::text = $4 OR NOT o.is_open
+                 AND (c.way = 'deltas' OR last.sequence IS NULL OR last.sequence < $4::integer) AS fails",
     )
     .bind::<Text, _>(&realm.account)
     .bind::<Bool, _>(realm.livemode)
     .bind::<Text, _>(identifier)
     .bind::<Text, _>(sequence)
-    .load(conn)?;
-    let key =
-        |row: KeyRow| ChargeKey { org_id: row.org_id, charge_id: row.charge_id, sequence: row.sequence };
-    Ok(rows.into_iter().map(key).collect())
+    .load(conn)
 }

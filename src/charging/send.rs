@@ -56,13 +56,11 @@ impl Turn<'_> {
     pub(super) fn send_buckets(&mut self) -> Result<bool, Error> {
         let due = charges::due_buckets(self.conn, self.realm, A_TURN, self.now())?;
         let is_full = due.len() as i64 == A_TURN;
-        let meters: BTreeMap<i32, StripeMeter> = ways::list(self.conn)?
-            .into_iter()
-            .filter_map(|way| Some((way.meter_id, way.stripe_meter?)))
-            .collect();
-        let mut queues: BTreeMap<(String, i32), VecDeque<DueBucket>> = BTreeMap::new();
+        let meters = ways::stripe_meters(self.conn, &self.realm.account)?;
+        let mut queues: BTreeMap<(String, String), VecDeque<DueBucket>> = BTreeMap::new();
         for bucket in due {
-            queues.entry((bucket.customer_id.clone(), bucket.meter_id)).or_default().push_back(bucket);
+            let of_customer = (bucket.customer_id.clone(), bucket.stripe_meter_id.clone());
+            queues.entry(of_customer).or_default().push_back(bucket);
         }
         let mut waiting: VecDeque<VecDeque<DueBucket>> = queues.into_values().collect();
         let (mut calls, mut goes_on, mut renewed) = (FuturesUnordered::new(), true, Instant::now());
@@ -94,7 +92,7 @@ impl Turn<'_> {
         &mut self,
         bucket: DueBucket,
         queue: VecDeque<DueBucket>,
-        meters: &BTreeMap<i32, StripeMeter>,
+        meters: &BTreeMap<String, StripeMeter>,
     ) -> Result<
         Result<
             impl Future<Output = (DueBucket, Result<Outcome, CallError>, VecDeque<DueBucket>)> + use<>,
@@ -103,7 +101,7 @@ impl Turn<'_> {
         Error,
     > {
         let now = self.now();
-        let Some(meter) = meters.get(&bucket.meter_id).cloned() else { return Ok(Err(queue)) };
+        let Some(meter) = meters.get(&bucket.stripe_meter_id).cloned() else { return Ok(Err(queue)) };
         let is_charged = self.is_charged(&bucket, &meter, now)?;
         if is_charged && bucket.tried_at.is_none() {
             // Stripe would take it, and no invoice would have it: the next plan moves it.

@@ -1,15 +1,20 @@
-//! Which way the usage of each meter goes to Stripe. Owns `stripe_meters`: its key allows a meter one way.
+//! Which way the usage of each meter goes to Stripe. Owns `stripe_meters`: it allows a meter one way at a
+//! time. A way that ended still sends what was used before, and so comes late.
 
-use chrono::{DateTime, DurationRound, TimeDelta, Utc};
+mod set;
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{Bool, Integer, Nullable, Text, Timestamptz};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+pub use self::set::{Unsent, check, remove, set};
 use super::stripe_meter::{StripeMeter, Window};
 use crate::error::Error;
-use crate::metering::meters::{self, Aggregation};
 
 /// A way for usage to Stripe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema, clap::ValueEnum)]
@@ -66,6 +71,9 @@ pub struct MeterWay {
     pub meter: String,
     #[serde(skip)]
     pub meter_id: i32,
+    /// `None`: it is not stored.
+    #[serde(skip)]
+    pub(super) way_id: Option<i32>,
     /// `totals`, `deltas` or `invoice_items`.
     pub way: Way,
     /// `acct_…` of a connected account; empty: our own.
@@ -74,6 +82,8 @@ pub struct MeterWay {
     pub stripe_meter: Option<StripeMeter>,
     /// Usage that occurred before is not sent.
     pub since: DateTime<Utc>,
+    /// Usage that occurred then or later is not sent this way; null: the way goes on.
+    pub until: Option<DateTime<Utc>>,
     /// Who set it.
     pub set_by: String,
     /// When it was set.
@@ -82,10 +92,29 @@ pub struct MeterWay {
     pub(super) scanned_until: Option<DateTime<Utc>>,
 }
 
+impl MeterWay {
+    /// Whether it is the same way, into the same meter at Stripe.
+    fn is_like(&self, way: Way, account: &str, at_stripe: Option<&StripeMeter>) -> bool {
+        let id = |meter: Option<&StripeMeter>| meter.map(|meter| meter.id.clone());
+        self.way == way && self.account == account && id(self.stripe_meter.as_ref()) == id(at_stripe)
+    }
+
+    /// The part of a time in which it is the way; `None`: none of it.
+    pub(super) fn within(&self, (start, end): (DateTime<Utc>, DateTime<Utc>)) -> Option<Span> {
+        let span = (start.max(self.since), self.until.map_or(end, |until| until.min(end)));
+        (span.0 < span.1).then_some(span)
+    }
+}
+
+/// Start and end of a time; the end is not included.
+pub(super) type Span = (DateTime<Utc>, DateTime<Utc>);
+
 #[derive(QueryableByName)]
 struct WayRow {
     #[diesel(sql_type = Integer)]
     meter_id: i32,
+    #[diesel(sql_type = Integer)]
+    way_id: i32,
     #[diesel(sql_type = Text)]
     meter: String,
     #[diesel(sql_type = Text)]
@@ -104,6 +133,8 @@ struct WayRow {
     customer_key: Option<String>,
     #[diesel(sql_type = Timestamptz)]
     since: DateTime<Utc>,
+    #[diesel(sql_type = Nullable<Timestamptz>)]
+    until: Option<DateTime<Utc>>,
     #[diesel(sql_type = Text)]
     set_by: String,
     #[diesel(sql_type = Timestamptz)]
@@ -126,10 +157,12 @@ impl WayRow {
         Ok(MeterWay {
             meter: self.meter,
             meter_id: self.meter_id,
+            way_id: Some(self.way_id),
             way,
             account: self.account,
             stripe_meter,
             since: self.since,
+            until: self.until,
             set_by: self.set_by,
             set_at: self.set_at,
             scanned_until: self.scanned_until,
@@ -144,19 +177,36 @@ pub(super) fn any(conn: &mut PgConnection) -> QueryResult<bool> {
     diesel::select(diesel::dsl::sql::<Bool>(exists)).get_result(conn)
 }
 
-/// All meters that go to Stripe, by key.
+/// The running ways, by meter.
 ///
 /// # Errors
 /// When the database fails.
 pub fn list(conn: &mut PgConnection) -> Result<Vec<MeterWay>, Error> {
+    let mut ways = all(conn)?;
+    ways.retain(|way| way.until.is_none());
+    Ok(ways)
+}
+
+/// All ways, also those that ended, by meter and time.
+pub(super) fn all(conn: &mut PgConnection) -> Result<Vec<MeterWay>, Error> {
     let rows: Vec<WayRow> = diesel::sql_query(
-        "SELECT w.*, m.key AS meter FROM stripe_meters w JOIN meters m USING (meter_id) ORDER BY m.key",
+        "SELECT w.*, m.key AS meter FROM stripe_meters w JOIN meters m USING (meter_id)
+         ORDER BY m.key, w.since, w.way_id",
     )
     .load(conn)?;
     rows.into_iter().map(WayRow::whole).collect()
 }
 
-/// The way of a meter.
+/// The meters at Stripe that usage goes into, or went into, by their id.
+pub(super) fn stripe_meters(
+    conn: &mut PgConnection,
+    account: &str,
+) -> Result<BTreeMap<String, StripeMeter>, Error> {
+    let ways = all(conn)?.into_iter().filter(|way| way.account == account);
+    Ok(ways.filter_map(|way| way.stripe_meter).map(|meter| (meter.id.clone(), meter)).collect())
+}
+
+/// The running way of a meter.
 ///
 /// # Errors
 /// [`Error::NotFound`] if it has none.
@@ -165,225 +215,10 @@ pub fn find(conn: &mut PgConnection, meter: &str) -> Result<MeterWay, Error> {
     found.ok_or(Error::NotFound("meter that goes to Stripe"))
 }
 
-/// What a new way would be, after all checks. It is not stored.
-///
-/// # Errors
-/// [`Error::NotFound`] for a meter that does not exist; [`Error::Invalid`] when the way does not fit the
-/// meter or Stripe's meter; [`Error::Conflict`] when the meter goes another way already, or usage since
-/// then went another way.
-pub fn check(
-    conn: &mut PgConnection,
-    meter: &str,
-    new: &NewWay,
-    at_stripe: Option<StripeMeter>,
-    by: &str,
-    now: DateTime<Utc>,
-) -> Result<MeterWay, Error> {
-    let found = meters::find(conn, meter)?;
-    let at_stripe = fitting(new, found.aggregation, at_stripe)?;
-    if new.since.is_some_and(|since| since > now) {
-        return Err(Error::invalid("since", "must not be in the future"));
-    }
-    let present = list(conn)?;
-    if let Some(other) = present.iter().find(|way| way.meter_id == found.meter_id) {
-        let is_same = other.way == new.way
-            && other.account == new.account
-            && other.stripe_meter.as_ref().map(|meter| &meter.id)
-                == at_stripe.as_ref().map(|meter| &meter.id);
-        if !is_same {
-            let detail = format!(
-                "the meter goes to Stripe as {} already, and two ways would charge twice: remove that first",
-                other.way.name()
-            );
-            return Err(Error::conflict("meter_has_a_way", detail));
-        }
-        if new.since.is_some_and(|since| since != other.since) {
-            let detail = format!("the meter goes this way since {}: remove the way first", other.since);
-            return Err(Error::conflict("meter_has_a_way", detail));
-        }
-    }
-    let taken = |way: &&MeterWay| way.meter_id != found.meter_id && way.account == new.account;
-    if let Some(id) = at_stripe.as_ref().map(|meter| &meter.id)
-        && let Some(other) = present
-            .iter()
-            .filter(taken)
-            .find(|way| way.stripe_meter.as_ref().is_some_and(|meter| meter.id == *id))
-    {
-        let detail =
-            format!("the meter {} goes into {id} already: make another meter at Stripe", other.meter);
-        return Err(Error::conflict("stripe_meter_taken", detail));
-    }
-    let otherwise = charged_otherwise(conn, found.meter_id, new, at_stripe.as_ref())?;
-    // What goes another way goes so to the end of its bucket.
-    // Stripe sums whole minutes only, so that of a time that begins within one could not be compared.
-    let minute = now.duration_trunc(TimeDelta::minutes(1)).unwrap_or(now);
-    let since = new.since.unwrap_or_else(|| otherwise.map_or(minute, |until| until.max(minute)));
-    if let Some(until) = otherwise.filter(|until| since < *until) {
-        let detail = format!("usage until {until} went to Stripe another way: `since` must not be before");
-        return Err(Error::conflict("charged_another_way", detail));
-    }
-    let since = begun(conn, found.meter_id, new, at_stripe.as_ref(), since)?.unwrap_or(since);
-    Ok(MeterWay {
-        meter: meter.to_owned(),
-        meter_id: found.meter_id,
-        way: new.way,
-        account: new.account.clone(),
-        stripe_meter: at_stripe,
-        since,
-        set_by: by.to_owned(),
-        set_at: now,
-        scanned_until: None,
-    })
-}
-
-/// Checks that a way fits the meter and Stripe's meter.
-fn fitting(
-    new: &NewWay,
-    aggregation: Aggregation,
-    at_stripe: Option<StripeMeter>,
-) -> Result<Option<StripeMeter>, Error> {
-    if new.way == Way::InvoiceItems {
-        if new.stripe_meter.is_some() {
-            return Err(Error::invalid("stripe_meter", "must be left out: invoice items need no meter"));
-        }
-        if !aggregation.is_additive() && aggregation != Aggregation::Level {
-            return Err(Error::invalid("way", "needs a meter that has prices: sum, count or level"));
-        }
-        return Ok(None);
-    }
-    if !aggregation.is_additive() {
-        let rule = "needs a meter whose parts add up: sum or count. Charge others by `invoice_items`";
-        return Err(Error::invalid("way", rule));
-    }
-    let missing = || Error::invalid("stripe_meter", "must be the id of a meter at Stripe (`mtr_…`)");
-    let at_stripe = at_stripe.ok_or_else(missing)?;
-    match (new.way, at_stripe.event_time_window) {
-        (Way::Totals, None) => {
-            let rule = "has no `event_time_window`, so totals would add up: make a meter with the window \
-                hour or day at Stripe, or choose `deltas`";
-            Err(Error::invalid("stripe_meter", rule))
-        }
-        (Way::Deltas, Some(_)) => {
-            let rule = "has an `event_time_window`, so deltas would overwrite each other: choose `totals`";
-            Err(Error::invalid("stripe_meter", rule))
-        }
-        _ => Ok(Some(at_stripe)),
-    }
-}
-
-/// A time among charges; `None`: there is no such charge.
-#[derive(QueryableByName)]
-struct FoundTime {
-    #[diesel(sql_type = Nullable<Timestamptz>)]
-    at: Option<DateTime<Utc>>,
-}
-
-/// Until when charges of the meter went another way, or into another meter at Stripe.
-fn charged_otherwise(
-    conn: &mut PgConnection,
-    meter_id: i32,
-    new: &NewWay,
-    at_stripe: Option<&StripeMeter>,
-) -> QueryResult<Option<DateTime<Utc>>> {
-    let row: FoundTime = diesel::sql_query(
-        "SELECT max(c.period_end) AS at FROM stripe_charges c
-         WHERE c.meter_id = $1 AND (c.way, c.account, c.stripe_meter_id) <> ($2, $3, $4)
-             AND (c.delivered <> 0 OR c.tried_at IS NOT NULL OR c.way = 'invoice_items')",
-    )
-    .bind::<Integer, _>(meter_id)
-    .bind::<Text, _>(new.way.name())
-    .bind::<Text, _>(&new.account)
-    .bind::<Text, _>(at_stripe.map_or("", |meter| meter.id.as_str()))
-    .get_result(conn)?;
-    Ok(row.at)
-}
-
-/// The start of the first bucket that went this way before, and is cut by `since`: it goes on. A second
-/// bucket in its window would overwrite its total at Stripe.
-fn begun(
-    conn: &mut PgConnection,
-    meter_id: i32,
-    new: &NewWay,
-    at_stripe: Option<&StripeMeter>,
-    since: DateTime<Utc>,
-) -> QueryResult<Option<DateTime<Utc>>> {
-    let row: FoundTime = diesel::sql_query(
-        "SELECT min(c.period_start) AS at FROM stripe_charges c
-         WHERE c.meter_id = $1 AND (c.way, c.account, c.stripe_meter_id) = ($2, $3, $4)
-             AND c.way <> 'invoice_items' AND c.period_start < $5 AND c.period_end > $5
-             AND (c.sent_at IS NOT NULL OR c.tried_at IS NOT NULL)",
-    )
-    .bind::<Integer, _>(meter_id)
-    .bind::<Text, _>(new.way.name())
-    .bind::<Text, _>(&new.account)
-    .bind::<Text, _>(at_stripe.map_or("", |meter| meter.id.as_str()))
-    .bind::<Timestamptz, _>(since)
-    .get_result(conn)?;
-    Ok(row.at)
-}
-
-/// Stores a checked way. Setting the same way again leaves it as it is.
-///
-/// # Errors
-/// When the database fails.
-pub fn set(conn: &mut PgConnection, way: &MeterWay) -> Result<MeterWay, Error> {
-    let at_stripe = way.stripe_meter.as_ref();
-    diesel::sql_query(
-        "INSERT INTO stripe_meters (meter_id, way, account, stripe_meter_id, event_name, time_window,
-             value_key, customer_key, since, set_by, set_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
-         ON CONFLICT (meter_id) DO NOTHING",
-    )
-    .bind::<Integer, _>(way.meter_id)
-    .bind::<Text, _>(way.way.name())
-    .bind::<Text, _>(&way.account)
-    .bind::<Nullable<Text>, _>(at_stripe.map(|meter| &meter.id))
-    .bind::<Nullable<Text>, _>(at_stripe.map(|meter| &meter.event_name))
-    .bind::<Nullable<Text>, _>(at_stripe.and_then(|meter| meter.event_time_window).map(Window::name))
-    .bind::<Nullable<Text>, _>(at_stripe.map(|meter| &meter.value_key))
-    .bind::<Nullable<Text>, _>(at_stripe.map(|meter| &meter.customer_key))
-    .bind::<Timestamptz, _>(way.since)
-    .bind::<Text, _>(&way.set_by)
-    .bind::<Timestamptz, _>(way.set_at)
-    .execute(conn)?;
-    find(conn, &way.meter)
-}
-
-/// Ends the way of a meter. What was sent stays with Stripe.
-///
-/// # Errors
-/// [`Error::NotFound`] if the meter has no way; [`Error::Conflict`] while charges of it are on their way.
-pub fn remove(conn: &mut PgConnection, meter: &str) -> Result<MeterWay, Error> {
-    let way = find(conn, meter)?;
-    let planned: bool = diesel::select(
-        diesel::dsl::sql::<Bool>(
-            "EXISTS (SELECT FROM stripe_charges WHERE state = 'planned' AND meter_id = ",
-        )
-        .bind::<Integer, _>(way.meter_id)
-        .sql(")"),
-    )
-    .get_result(conn)?;
-    if planned {
-        let detail = "charges of this meter are on their way: try again when they are sent";
-        return Err(Error::conflict("charges_planned", detail));
-    }
-    diesel::sql_query("DELETE FROM stripe_meters WHERE meter_id = $1")
-        .bind::<Integer, _>(way.meter_id)
-        .execute(conn)?;
-    // Buckets wait for the meter to go the same way again. Lines wait for what they waited for.
-    diesel::sql_query(
-        "UPDATE stripe_charges SET reason = 'way_removed'
-         WHERE state = 'waiting' AND meter_id = $1 AND way <> 'invoice_items'",
-    )
-    .bind::<Integer, _>(way.meter_id)
-    .execute(conn)?;
-    Ok(way)
-}
-
 /// Notes that usage received before `until` has its charges.
-pub(super) fn note_scan(conn: &mut PgConnection, meter_id: i32, until: DateTime<Utc>) -> QueryResult<()> {
-    diesel::sql_query("UPDATE stripe_meters SET scanned_until = $2 WHERE meter_id = $1")
-        .bind::<Integer, _>(meter_id)
+pub(super) fn note_scan(conn: &mut PgConnection, way: &MeterWay, until: DateTime<Utc>) -> QueryResult<()> {
+    diesel::sql_query("UPDATE stripe_meters SET scanned_until = $2 WHERE way_id = $1")
+        .bind::<Nullable<Integer>, _>(way.way_id)
         .bind::<Timestamptz, _>(until)
         .execute(conn)
         .map(drop)

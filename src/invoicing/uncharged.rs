@@ -100,8 +100,9 @@ const STRIPE: &str = "
             ELSE tstzrange(b.began, greatest(b.began, s.ended_at)) END AS covered) c
         WHERE n.org_id = k.org_id AND l.account = w.account AND b.began IS NOT NULL
             AND s.status NOT IN ('incomplete', 'incomplete_expired')) t
-    CROSS JOIN LATERAL unnest(tstzmultirange(tstzrange(least(greatest($1, w.since), $2), $2)) - t.covered)
-        AS u (free)
+    CROSS JOIN LATERAL (SELECT tstzrange(greatest($1, w.since), least($2, w.until)) AS whole
+        WHERE greatest($1, w.since) < least($2, w.until)) d
+    CROSS JOIN LATERAL unnest(tstzmultirange(d.whole) - t.covered) AS u (free)
     WHERE w.way = 'invoice_items'
         AND NOT EXISTS (SELECT FROM billing_profiles b WHERE b.org_id = k.org_id)";
 

@@ -17,6 +17,7 @@ mod steps;
 mod store;
 mod turn;
 mod wanted;
+pub(crate) mod whose;
 mod window;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -88,6 +89,8 @@ struct State {
     resting: std::collections::HashMap<Realm, (Instant, u32)>,
     /// Accounts whose id was compared with the key's since the start.
     checked: std::collections::HashSet<Realm>,
+    /// Accounts that had a turn since the start.
+    begun: std::collections::HashSet<Realm>,
 }
 
 impl Sync {

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use crate::support::fake_stripe::{Account, FakeStripe, TEST_KEY};
 use crate::support::requests::{Time, Usage, org, rate_card, usage};
 use crate::support::world::{Setup, time, until};
-use crate::support::{SECRET, World};
+use crate::support::{Daemon, SECRET, World};
 
 /// A world beside a fake Stripe, on one clock. The account has a licensed price of 20 dollars (`price_pro`).
 pub(crate) struct Shop {
@@ -26,6 +26,17 @@ pub(crate) struct Shop {
 
 /// The first instant of a shop.
 pub(crate) const OPENING: &str = "2026-11-01T00:00:00Z";
+
+fn settings(stripe: &str) -> [(&str, &str); 6] {
+    [
+        ("STRIPE_SECRET_KEY", TEST_KEY),
+        ("COULOMB_STRIPE_API_BASE", stripe),
+        ("COULOMB_STRIPE_REQUESTS_PER_SECOND", "100"),
+        ("COULOMB_STRIPE_PULL_S", "1"),
+        ("COULOMB_STRIPE_USAGE_S", "1"),
+        ("COULOMB_STRIPE_FREEZE_AFTER_S", "0"),
+    ]
+}
 
 impl Shop {
     /// A shop with the meter `tokens`, of which a thousand cost 0.25 dollars, on the opening.
@@ -43,6 +54,15 @@ impl Shop {
         shop
     }
 
+    /// Starts the daemon again, after a change of the database.
+    pub(crate) fn restart_after(&mut self, change: &str) {
+        self.world.daemons.clear();
+        self.world.execute(change);
+        let settings = settings(self.fake.url());
+        let daemon = Daemon::clocked_with(&self.world.database, self.world.clock(), &settings);
+        self.world.daemons.push(daemon);
+    }
+
     pub(crate) async fn open_with(more: impl FnOnce(Setup) -> Setup) -> Self {
         let fake = FakeStripe::start_at(time(OPENING).timestamp());
         let account = fake.account("");
@@ -52,14 +72,9 @@ impl Shop {
             json!({ "id": "price_pro", "product": "prod_1", "unit_amount": 2000,
                 "recurring": { "interval": "month" } }),
         );
-        let setup = World::new()
-            .at(OPENING)
-            .setting("STRIPE_SECRET_KEY", TEST_KEY)
-            .setting("COULOMB_STRIPE_API_BASE", fake.url())
-            .setting("COULOMB_STRIPE_REQUESTS_PER_SECOND", "100")
-            .setting("COULOMB_STRIPE_PULL_S", "1")
-            .setting("COULOMB_STRIPE_USAGE_S", "1")
-            .setting("COULOMB_STRIPE_FREEZE_AFTER_S", "0")
+        let setup = settings(fake.url())
+            .iter()
+            .fold(World::new().at(OPENING), |setup, (name, value)| setup.setting(name, value))
             .meter("tokens")
             .with(rate_card("tokens", json!([{ "unit_cost": "0.00025" }])).since("2026-01-01T00:00:00Z"));
         let world = more(setup).start().await;

@@ -1,18 +1,21 @@
 //! `/v1/stripe/meters`: which way the usage of each meter goes to Stripe.
 
 use actix_web::http::StatusCode;
-use actix_web::{HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde::Deserialize;
 use serde_json::json;
+use utoipa::IntoParams;
 
 use crate::api::commands::{Answer, BodilessCommand, Command};
 use crate::api::described::{CommandErrors, IdempotencyKey, ReadErrors};
+use crate::api::params::Params;
 use crate::api::reads::ReadRequest;
 use crate::app::App;
 use crate::audit::AuditEntry;
 use crate::auth::{PLATFORM, Scope};
 use crate::charging::preview::{self, DryRun};
 use crate::charging::stripe_meter::{self, StripeMeter};
-use crate::charging::ways::{self, MeterWay, NewWay};
+use crate::charging::ways::{self, MeterWay, NewWay, Unsent};
 use crate::error::Error;
 
 /// Lists the meters whose usage goes to Stripe, by key.
@@ -82,23 +85,37 @@ pub(crate) async fn dry_run(command: Command, meter: web::Path<String>) -> Resul
     Ok(HttpResponse::Ok().json(run.await?))
 }
 
-/// Ends the way of a meter. What was sent stays with Stripe; usage is not sent any more.
+/// How a way is removed.
+#[derive(Clone, Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct RemoveQuery {
+    /// The way was a mistake: usage that was not sent is not charged this way. 409 while charges of the meter
+    /// are on their way.
+    #[serde(default)]
+    discard: bool,
+}
+
+/// Ends the way of a meter.
 ///
-/// While charges of the meter are on their way: 409.
+/// What was sent stays with Stripe. What was used until now still goes this way, also when it comes late.
+/// Another way may be set at once; it begins with the next minute.
 #[utoipa::path(
     delete, path = "/v1/stripe/meters/{meter}", tag = "stripe",
-    params(("meter" = String, Path, description = "Key of the meter"), IdempotencyKey),
+    params(("meter" = String, Path, description = "Key of the meter"), RemoveQuery, IdempotencyKey),
     security(("key" = ["billing:write"])),
     responses((status = 204, description = "It is removed"), CommandErrors)
 )]
 pub(crate) async fn remove(
     BodilessCommand(command): BodilessCommand,
     meter: web::Path<String>,
+    request: HttpRequest,
 ) -> Result<HttpResponse, Error> {
     command.principal.require_platform(Scope::BillingWrite)?;
+    let query: RemoveQuery = Params::parse(request.query_string())?.take()?;
+    let unsent = if query.discard { Unsent::Discard } else { Unsent::Send };
     command
-        .run(move |conn, _| {
-            let way = ways::remove(conn, &meter)?;
+        .run_and_wake(move |conn, now| {
+            let way = ways::remove(conn, &meter, unsent, now)?;
             let detail = json!(way);
             Ok(Answer::done(AuditEntry {
                 org_id: PLATFORM,

@@ -57,8 +57,8 @@ pub(in crate::charging) struct SentBucket {
     pub(in crate::charging) charge_id: String,
     #[diesel(sql_type = Integer)]
     sequence: i32,
-    #[diesel(sql_type = Integer)]
-    pub(in crate::charging) meter_id: i32,
+    #[diesel(sql_type = Text)]
+    pub(in crate::charging) stripe_meter_id: String,
     #[diesel(sql_type = Text)]
     pub(in crate::charging) way: String,
     #[diesel(sql_type = Text)]
@@ -88,8 +88,8 @@ pub(in crate::charging) fn sent_buckets(
     (after, until): (At, At),
 ) -> QueryResult<Vec<SentBucket>> {
     diesel::sql_query(format!(
-        "SELECT org_id, charge_id, sequence, meter_id, way, customer_id, period_start, period_end, delivered,
-             (SELECT coalesce(sum(o.delivered), 0) {DELTAS_OF_OTHER_ORGS}) AS of_other_orgs
+        "SELECT org_id, charge_id, sequence, stripe_meter_id, way, customer_id, period_start, period_end,
+             delivered, (SELECT coalesce(sum(o.delivered), 0) {DELTAS_OF_OTHER_ORGS}) AS of_other_orgs
          FROM stripe_charges c
          WHERE state = 'sent' AND way <> 'invoice_items' AND (account, livemode) = ($1, $2)
              AND sent_at <= $3 AND period_end <= $3 AND period_start > $4 AND customer_id IS NOT NULL

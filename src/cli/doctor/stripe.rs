@@ -7,7 +7,8 @@ use super::{Finding, is_there};
 use crate::charging::charges as usage_charges;
 use crate::config::Config;
 use crate::error::Error;
-use crate::stripe::sync::{self, KeyCheck, Sync};
+use crate::realm::Realm;
+use crate::stripe::sync::{self, KeyCheck, Sync, accounts, whose};
 use crate::threads::Threads;
 
 /// Asks Stripe whose the key is and what it may read.
@@ -27,7 +28,15 @@ pub(super) fn look(conn: &mut PgConnection, config: &Config) -> Result<Finding, 
             return Ok(Finding::Bad(format!("the key of STRIPE_SECRET_KEY does not work: {error}")));
         }
     };
-    let mode = if sync.client().livemode() { "live" } else { "test" };
+    let livemode = sync.client().livemode();
+    if is_there(conn, "stripe_accounts")? {
+        let own = Realm { account: String::new(), livemode };
+        let known = accounts::find(conn, &own)?.and_then(|known| known.stripe_id);
+        if let Some(Err(error)) = known.map(|known| whose::is_same(&account, &known)) {
+            return Ok(Finding::Bad(format!("{error}; nothing is read or charged")));
+        }
+    }
+    let mode = if livemode { "live" } else { "test" };
     if !forbidden.is_empty() {
         return Ok(Finding::Bad(format!(
             "{account}, {mode} mode; the key may not read {}: give it these rights, or these mirrors stay \

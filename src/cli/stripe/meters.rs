@@ -10,7 +10,7 @@ use crate::billing::directory::Directory;
 use crate::charging::charges::{self, ChargeFilter, ChargeState};
 use crate::charging::preview;
 use crate::charging::stripe_meter::{self, StripeMeter};
-use crate::charging::ways::{self, NewWay, Way};
+use crate::charging::ways::{self, NewWay, Unsent, Way};
 use crate::cli::keys::{actor, record, record_of};
 use crate::cli::{Failure, open};
 use crate::config::Config;
@@ -27,10 +27,13 @@ pub(in crate::cli) enum MetersCommand {
     /// deltas: what was added, into a Stripe meter without a window. invoice_items: priced lines on the
     /// draft of each billing period.
     Set(SetArgs),
-    /// End the way of a meter; what was sent stays with Stripe
+    /// End the way of a meter; what was used until now is still sent
     Remove {
         /// Key of the meter
         meter: String,
+        /// The way was a mistake: send nothing more of it
+        #[arg(long)]
+        discard: bool,
     },
     /// List charges, the newest period first, as JSON lines
     Charges {
@@ -87,14 +90,18 @@ pub(in crate::cli) fn run(config: &Config, command: MetersCommand) -> Result<(),
                 writeln!(out, "{}", serde_json::to_string(&way)?)?;
             }
         }
-        MetersCommand::Remove { meter } => {
+        MetersCommand::Remove { meter, discard } => {
             let mut database = open::Database::open(config)?;
+            let unsent = if discard { Unsent::Discard } else { Unsent::Send };
             let way = db::run_once(&mut database.conn, |conn| {
-                let way = ways::remove(conn, &meter)?;
+                let way = ways::remove(conn, &meter, unsent, now)?;
                 record(conn, "stripe_meter.remove", &meter, json!(way), now)?;
                 Ok(way)
             })?;
-            println!("usage of {} goes to Stripe no more", way.meter);
+            match way.until.filter(|_| !discard) {
+                Some(until) => println!("usage of {} from {until} on goes to Stripe no more", way.meter),
+                None => println!("usage of {} goes to Stripe no more", way.meter),
+            }
         }
         MetersCommand::Charges { state, meter, limit } => {
             let mut database = open::Database::open(config)?;

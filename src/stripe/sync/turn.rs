@@ -13,6 +13,7 @@ use super::read::{EventPage, Reader};
 use super::runs::{self, RunKind};
 use super::store::{self, Cause, Expected};
 use super::wanted::{self, Due, THIN};
+use super::whose::Stopped;
 use super::window::Window;
 use super::{Sync, is_due};
 use crate::error::Error;
@@ -35,25 +36,6 @@ pub enum TurnOutcome {
     /// There is more to read.
     More,
     Rest,
-}
-
-/// Why an account's turn stopped.
-enum Stopped {
-    /// A call failed. The account rests.
-    Call(CallError),
-    Database(Error),
-}
-
-impl From<CallError> for Stopped {
-    fn from(error: CallError) -> Self {
-        Self::Call(error)
-    }
-}
-
-impl<E: Into<Error>> From<E> for Stopped {
-    fn from(error: E) -> Self {
-        Self::Database(error.into())
-    }
 }
 
 /// What a turn works with.
@@ -125,7 +107,8 @@ impl Turn<'_> {
             realm: self.realm.clone(),
             version: accounts::api_version(self.conn, self.realm)?,
         };
-        let is_first_turn = self.check_account(&reader, &mut account)?;
+        account.stripe_id = Some(self.sync.check_account(self.conn, self.realm)?);
+        let is_first_turn = self.sync.state().begun.insert(self.realm.clone());
         self.request_backfill(is_first_turn)?;
         if is_due(account.pulled_at, self.sync.options.pull_every, (self.now)()) {
             self.pull(&reader, &account)?;
@@ -153,32 +136,6 @@ impl Turn<'_> {
             runs::request(self.conn, self.realm, RunKind::Backfill, "the daemon", now)?;
         }
         Ok(())
-    }
-
-    /// Compares the key's account with the one that was read before. Another one would mix two companies.
-    /// Returns whether this was the first turn of this process.
-    fn check_account(&mut self, reader: &Reader, account: &mut Account) -> Result<bool, Stopped> {
-        if self.sync.state().checked.contains(self.realm) {
-            return Ok(false);
-        }
-        let (id, _) = self.wait(reader.account())?;
-        match &account.stripe_id {
-            Some(known) if *known != id => {
-                let why = format!(
-                    "STRIPE_SECRET_KEY is a key of {id}, but this database has the objects of {known}: set a \
-                     key of {known}, or use another database"
-                );
-                return Err(Stopped::Call(CallError::Unreadable(why)));
-            }
-            Some(_) => {}
-            None => {
-                let noted = Noted { stripe_id: Some(id.clone()), ..Noted::default() };
-                accounts::note(self.conn, self.realm, &noted)?;
-                account.stripe_id = Some(id);
-            }
-        }
-        self.sync.state().checked.insert(self.realm.clone());
-        Ok(true)
     }
 
     /// Runs calls on the client's thread and waits for them.

@@ -39,17 +39,18 @@ async fn the_hour_of_a_way_that_is_set_again_goes_on() {
         shop.used("acme", 111, "2026-11-10T10:10:00Z").await;
         shop.settled().await;
         assert_eq!(shop.charges(), ["10 10:00 sent 111/111"]);
+        let first = shop.world.get("/v1/stripe/meters").await.status(200);
         shop.world.delete("/v1/stripe/meters/tokens").await.status(204);
         shop.turn("2026-11-10T10:40:00Z").await;
         shop.way("tokens", json!({ "way": way, "stripe_meter": "mtr_1" })).await;
         let since = shop.world.get("/v1/stripe/meters").await.status(200);
-        assert_eq!(since.at("0.since"), "2026-11-10T10:00:00Z", "{since}");
+        assert_eq!(since.at("0.since"), first.at("0.since"), "{since}");
         shop.used("acme", 5, "2026-11-10T10:39:00Z").await;
         shop.settled().await;
         assert_eq!(shop.charges(), ["10 10:00 sent 116/116"], "{way}");
         assert_eq!(shop.total("mtr_1", "acme", NOVEMBER.0, NOVEMBER.1), "116", "{way}");
         // Another beginning is another way.
-        let other = json!({ "way": way, "stripe_meter": "mtr_1", "since": "2026-11-01T00:00:00Z" });
+        let other = json!({ "way": way, "stripe_meter": "mtr_1", "since": "2026-11-02T00:00:00Z" });
         shop.world.put("/v1/stripe/meters/tokens", other).await.refused(409, "meter_has_a_way");
     }
 }
@@ -63,7 +64,60 @@ async fn another_way_begins_where_the_first_one_ended() {
     shop.stripe_meter("mtr_2", None);
     shop.way("tokens", json!({ "way": "deltas", "stripe_meter": "mtr_2" })).await;
     let set = shop.world.get("/v1/stripe/meters").await.status(200);
-    assert_eq!(set.at("0.since"), "2026-11-10T11:00:00Z", "{set}");
+    assert_eq!(set.at("0.since"), "2026-11-10T10:31:00Z", "{set}");
+    // The name of its events decides: Stripe lets another meter have that of an inactive one.
+    let account = shop.account();
+    account.create("billing.meter", json!({ "id": "mtr_3", "event_name": "mtr_2", "display_name": "b" }));
+    shop.world.send(meter("calls")).await.ok();
+    for taken in ["mtr_2", "mtr_3"] {
+        let same = json!({ "way": "deltas", "stripe_meter": taken });
+        shop.world.put("/v1/stripe/meters/calls", same).await.refused(409, "stripe_meter_taken");
+    }
+    shop.world.delete("/v1/stripe/meters/tokens").await.status(204);
+    let early = json!({ "way": "invoice_items", "since": "2026-11-10T10:30:00Z" });
+    shop.world.put("/v1/stripe/meters/tokens", early).await.refused(409, "charged_another_way");
+}
+
+/// Stripe takes 1,000, and cannot use the total of 1,022. The invoice charges 1,000, so the next one charges
+/// 22, not 1,022.
+#[tokio::test]
+async fn a_total_that_stripe_could_not_use_leaves_the_one_before() {
+    let shop = shop("totals", Some("hour")).await;
+    shop.used("acme", 1000, "2026-11-10T10:10:00Z").await;
+    shop.settled().await;
+    shop.account().change_silently("billing.meter", "mtr_1", json!({ "status": "inactive" }));
+    shop.used("acme", 22, "2026-11-10T10:20:00Z").await;
+    shop.settled().await;
+    shop.until("the report is read", |shop| shop.charges()[0].contains("failed")).await;
+    assert_eq!(shop.charges(), ["10 10:00 failed 1022/1000 no_meter"]);
+    let shown = shop.world.get("/v1/stripe/preview?org=acme").await.status(200);
+    assert_eq!((shown.at("metered.0.sent"), shown.at("metered.0.not_sent")), (&json!("1000"), &json!("22")));
+    shop.account().change_silently("billing.meter", "mtr_1", json!({ "status": "active" }));
+    shop.turn("2026-12-01T02:00:00Z").await;
+    shop.until("the invoice is final", |shop| {
+        shop.invoices("acme").last().is_some_and(|invoice| invoice.starts_with("paid"))
+    })
+    .await;
+    shop.world.post("/v1/stripe/charges/retry", json!({})).await.status(202);
+    shop.settled().await;
+    assert_eq!(shop.total("mtr_1", "acme", NOVEMBER.0, NOVEMBER.1), "1000");
+    assert_eq!(shop.total("mtr_1", "acme", NOVEMBER.1, "2027-01-01T00:00:00Z"), "22");
+}
+
+/// A later total overwrites one that Stripe could not use.
+#[tokio::test]
+async fn a_total_that_is_overwritten_does_not_fail() {
+    let shop = shop("totals", Some("hour")).await;
+    shop.account().change_silently("billing.meter", "mtr_1", json!({ "status": "inactive" }));
+    shop.used("acme", 10, "2026-11-10T10:10:00Z").await;
+    shop.settled().await;
+    shop.account().change_silently("billing.meter", "mtr_1", json!({ "status": "active" }));
+    shop.used("acme", 2, "2026-11-10T10:20:00Z").await;
+    shop.settled().await;
+    let read = "SELECT count(*) FROM stripe_meter_reports WHERE done_at IS NOT NULL AND failed = 1";
+    shop.until("the report is read", |shop| shop.world.number(read) == 1).await;
+    assert_eq!(shop.charges(), ["10 10:00 sent 12/12"]);
+    assert_eq!(shop.total("mtr_1", "acme", NOVEMBER.0, NOVEMBER.1), "12");
 }
 
 const COMPARED: &str = "SELECT count(*) FROM stripe_charging WHERE compared_on = '2026-11-11'";

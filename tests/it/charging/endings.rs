@@ -13,7 +13,8 @@ async fn shop(way: &str, window: Option<&str>) -> (Shop, String) {
     shop.turn("2026-11-10T10:30:00Z").await;
     shop.used("acme", 5000, "2026-11-10T10:10:00Z").await;
     shop.settled().await;
-    assert_eq!(shop.charges(), ["10 10:00 sent 5000/5000"]);
+    let start = if window == Some("day") { "00:00" } else { "10:00" };
+    assert_eq!(shop.charges(), [format!("10 {start} sent 5000/5000")]);
     (shop, subscription)
 }
 
@@ -104,19 +105,63 @@ async fn another_subscription_of_the_customer_has_the_usage() {
 }
 
 #[tokio::test]
-async fn buckets_of_a_removed_way_wait_for_it() {
+async fn buckets_of_a_discarded_way_wait_for_it() {
     let (shop, _) = shop("deltas", None).await;
     shop.world.send(crate::support::requests::org("late")).await.ok();
     shop.used("late", 3, "2026-11-10T10:20:00Z").await;
     shop.settled().await;
     assert_eq!(shop.charges(), ["10 10:00 sent 5000/5000", "10 10:00 waiting 3/0 no_customer"]);
-    shop.world.delete("/v1/stripe/meters/tokens").await.status(204);
+    shop.world.delete("/v1/stripe/meters/tokens?discard=true").await.status(204);
     assert_eq!(shop.charges(), ["10 10:00 sent 5000/5000", "10 10:00 waiting 3/0 way_removed"]);
     // The same way again goes on where it was.
     let since = "2026-11-01T00:00:00Z";
     shop.way("tokens", json!({ "way": "deltas", "stripe_meter": "mtr_1", "since": since })).await;
     shop.settled().await;
     assert_eq!(shop.charges(), ["10 10:00 sent 5000/5000", "10 10:00 waiting 3/0 no_customer"]);
+}
+
+/// Usage that came last, or comes late, goes the way that was removed; what comes after it goes the new one.
+#[tokio::test]
+async fn a_change_of_way_loses_nothing() {
+    for (way, window) in [("totals", Some("hour")), ("totals", Some("day")), ("deltas", None)] {
+        let (shop, _) = shop(way, window).await;
+        let set = json!({ "way": "invoice_items" });
+        shop.used("acme", 20, "2026-11-10T10:20:00Z").await;
+        shop.world.delete("/v1/stripe/meters/tokens").await.status(204);
+        shop.way("tokens", set).await;
+        let ways = shop.world.get("/v1/stripe/meters").await.status(200);
+        assert_eq!(ways.at("0.since"), "2026-11-10T10:31:00Z", "{way}");
+        shop.turn("2026-11-10T10:50:00Z").await;
+        shop.used("acme", 3, "2026-11-10T10:30:59Z").await;
+        shop.used("acme", 8000, "2026-11-10T10:31:00Z").await;
+        shop.settled().await;
+        assert!(shop.charges()[0].ends_with("sent 5023/5023"), "{way} {:?}", shop.charges());
+        assert_eq!(shop.total("mtr_1", "acme", NOVEMBER.0, NOVEMBER.1), "5023", "{way}");
+        let shown = shop.world.get("/v1/stripe/preview?org=acme").await.status(200);
+        let sums = (shown.at("metered.0.used"), shown.at("metered.0.sent"));
+        assert_eq!(sums, (&json!("5023"), &json!("5023")), "{way}");
+        assert_eq!(shown.at("metered.0.period_end"), "2026-11-10T10:31:00Z");
+        assert_eq!((shown.at("lines.0.quantity"), shown.at("lines.0.amount")), (&json!("8000"), &json!(200)));
+        // Stripe charges 5,023 at a cent a thousand, and the line 8,000 at 0.00025 dollars.
+        shop.turn("2026-12-01T02:00:00Z").await;
+        shop.until("the lines are on the invoice", |shop| {
+            shop.invoices("acme").last().is_some_and(|invoice| invoice.contains(" 200"))
+        })
+        .await;
+        let invoice = shop.invoices("acme").pop().expect("an invoice");
+        assert!(invoice.contains(" 5 "), "{way}: {invoice}");
+    }
+}
+
+/// An org cannot be charged by what nobody sends: late usage of a removed way waits where people see it.
+#[tokio::test]
+async fn usage_that_is_too_late_for_a_removed_way_waits() {
+    let (shop, _) = shop("totals", Some("hour")).await;
+    shop.world.delete("/v1/stripe/meters/tokens").await.status(204);
+    shop.turn("2026-12-01T02:00:00Z").await;
+    shop.used("acme", 7, "2026-11-10T10:15:00Z").await;
+    shop.settled().await;
+    assert_eq!(shop.charges(), ["10 10:00 waiting 5007/5000 way_removed"]);
 }
 
 #[tokio::test]

@@ -201,3 +201,23 @@ async fn a_meter_event_that_fails_is_not_repeated_within_its_call() {
     shop.settled().await;
     assert_eq!((shop.charges(), calls()), (vec!["10 10:00 sent 5/5".to_owned()], 2));
 }
+
+/// Another account would take the usage, and its reports would never be read.
+#[tokio::test]
+async fn usage_goes_to_no_other_account() {
+    let mut shop = Shop::with_meter("totals", Some("hour")).await;
+    shop.turn("2026-11-10T10:30:00Z").await;
+    shop.used("acme", 5, "2026-11-10T10:10:00Z").await;
+    shop.settled().await;
+    shop.restart_after("UPDATE stripe_accounts SET stripe_id = 'acct_other' WHERE account = ''");
+    shop.used("acme", 3, "2026-11-10T10:20:00Z").await;
+    shop.turn("2026-11-10T10:35:00Z").await;
+    let failing = "SELECT count(*) FROM stripe_charging WHERE last_error LIKE '%objects of acct_other%'";
+    shop.until("the charger says why", |shop| shop.world.number(failing) == 1).await;
+    shop.until("it is planned", |shop| shop.charges() == ["10 10:00 planned 8/5"]).await;
+    assert_eq!(shop.total("mtr_1", "acme", "2026-11-01T00:00:00Z", "2026-12-01T00:00:00Z"), "5");
+    shop.restart_after("UPDATE stripe_accounts SET stripe_id = NULL WHERE account = ''");
+    shop.settled().await;
+    assert_eq!(shop.charges(), ["10 10:00 sent 8/8"]);
+    assert_eq!(shop.world.number("SELECT count(*) FROM stripe_charging WHERE failing_since IS NOT NULL"), 0);
+}

@@ -46,9 +46,9 @@ async fn a_way_must_fit_and_is_the_only_one() {
         world.value("SELECT string_agg(DISTINCT action, ' ') FROM audit_log WHERE action LIKE 'stripe%'");
     assert_eq!(actions.as_deref(), Some("stripe_meter.set"));
     // The database itself refuses two ways.
-    let key = "SELECT pg_get_constraintdef(oid) FROM pg_constraint
-        WHERE conrelid = 'stripe_meters'::regclass AND contype = 'p'";
-    assert_eq!(world.value(key).as_deref(), Some("PRIMARY KEY (meter_id)"));
+    let index = world.value("SELECT pg_get_indexdef('stripe_meters_running'::regclass)").expect("an index");
+    assert!(index.starts_with("CREATE UNIQUE INDEX"), "{index}");
+    assert!(index.ends_with("(meter_id) WHERE (until IS NULL)"), "{index}");
     world.delete("/v1/stripe/meters/tokens").await.status(204);
     world.send(set("tokens", json!({ "way": "invoice_items" }))).await.status(200);
 }
