@@ -144,7 +144,8 @@ impl Turn<'_> {
             // The key lacks the right, or is no key: every call fails alike. The buckets stay planned.
             Err(error) => {
                 accounts::note_error(self.conn, Held::Charging, self.realm, Some(&error.to_string()), now)?;
-                let at = now + backoff::wait(bucket.attempts.min(5));
+                // People mend it: a minute at most, so that it goes on soon after.
+                let at = now + backoff::wait(bucket.attempts.min(3));
                 charges::postpone(self.conn, &key, at, &error.to_string())?;
                 return Ok(!is_of_account(&error));
             }
