@@ -23,6 +23,7 @@ mod plan;
 pub mod preview;
 mod reports;
 mod send;
+pub mod staying;
 pub mod stripe_meter;
 pub mod ways;
 

@@ -18,6 +18,9 @@ pub enum CallError {
     /// The answer is not what the API describes.
     #[error("Stripe's answer cannot be read: {0}")]
     Unreadable(String),
+    /// The key is of another account than the one whose objects are here. The text says which.
+    #[error("{0}")]
+    OtherAccount(String),
 }
 
 impl CallError {
@@ -26,7 +29,7 @@ impl CallError {
     pub fn refusal(&self) -> Option<&Refusal> {
         match self {
             Self::Refused(refusal) => Some(refusal),
-            Self::Unknown(_) | Self::Unreadable(_) => None,
+            Self::Unknown(_) | Self::Unreadable(_) | Self::OtherAccount(_) => None,
         }
     }
 
@@ -42,6 +45,12 @@ impl CallError {
         self.refusal().is_some_and(|refusal| refusal.status == 403)
     }
 
+    /// Whether the key itself is refused, or may not do this.
+    #[must_use]
+    pub fn is_of_key(&self) -> bool {
+        self.refusal().is_some_and(|refusal| matches!(refusal.status, 401 | 403))
+    }
+
     /// Whether a later attempt may succeed: nothing is wrong with the request itself.
     #[must_use]
     pub fn is_temporary(&self) -> bool {
@@ -49,7 +58,7 @@ impl CallError {
             // A key that does not work may be replaced.
             Self::Refused(refusal) => refusal.status == 401 || is_worth_repeating(refusal.status),
             Self::Unknown(_) => true,
-            Self::Unreadable(_) => false,
+            Self::Unreadable(_) | Self::OtherAccount(_) => false,
         }
     }
 }
