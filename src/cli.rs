@@ -25,12 +25,15 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::builder::RangedI64ValueParser;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::api::openapi;
 use crate::config::{Config, ConfigError};
 use crate::db::embedded::{self, GuardArgs};
 use crate::db::migrate::MigrateError;
+use crate::error::Error;
+use crate::page::MAX_LIMIT;
 use crate::server::ServeError;
 use crate::{db, dump, logging, panics};
 
@@ -48,6 +51,19 @@ impl Usage {
     fn new(problem: impl Into<String>) -> Failure {
         Box::new(Self(problem.into()))
     }
+}
+
+/// A wrong argument is an error of the command line.
+fn as_usage(error: Error) -> Failure {
+    match error {
+        Error::Invalid { .. } => Usage::new(error.to_string()),
+        error => error.into(),
+    }
+}
+
+/// How many rows a list may print: as many as a page of the API may have.
+fn limits() -> RangedI64ValueParser<i64> {
+    clap::value_parser!(i64).range(1..=MAX_LIMIT)
 }
 
 /// The exit codes, for scripts.

@@ -2,9 +2,9 @@
 //!
 //! A setting is read from the environment; else from the TOML file that `--config` or `COULOMB_CONFIG` names
 //! (same name in lower case without `COULOMB_`); else it has its default. A secret may also come from a file
-//! that `<NAME>_FILE` names. An empty value counts as unset. A wrong value, an unknown name in the
-//! environment or the file, or an unreadable secret file gives one [`ConfigError`]. It names the setting, and
-//! its line in the file.
+//! that `<NAME>_FILE` names; one source has it once. An empty value counts as unset. A wrong value, an
+//! unknown name in the environment or the file, or an unreadable secret file gives one [`ConfigError`]. It
+//! names the setting, and its line in the file.
 
 mod check;
 mod database_url;

@@ -10,11 +10,23 @@ use serde_path_to_error::{Path, Segment};
 
 use crate::error::Error;
 use crate::text::{NO_NUL, has_nul, strip_nul};
+use crate::time::NO_MOMENT;
 
 /// The rule where we know nothing better.
 const NO_FIT: &str = "does not have the form that it must have: /docs shows it";
 /// The rule where one of some words is expected, and the value is not a word.
 const WORDS: &str = "must be one of the words that /docs lists";
+
+/// What chrono says of a text that is no time. Its errors have no kind that can be matched.
+const NO_TIME: [&str; 7] = [
+    "input is out of range",
+    "no possible date and time matching input",
+    "input is not enough for unique date and time",
+    "input contains invalid characters",
+    "premature end of input",
+    "trailing input",
+    "bad or unsupported format string",
+];
 
 /// Reads a body.
 ///
@@ -151,7 +163,12 @@ fn rule(message: &str) -> (Option<&str>, String) {
         let expected = message.rsplit_once(", expected ").map_or("", |(_, expected)| expected);
         return (None, wanted(expected));
     }
-    (None, if message.starts_with("must ") { message.to_owned() } else { NO_FIT.to_owned() })
+    let rule = match message {
+        own if own.starts_with("must ") => own,
+        of_chrono if NO_TIME.contains(&of_chrono) => NO_MOMENT,
+        _ => NO_FIT,
+    };
+    (None, rule.to_owned())
 }
 
 /// Parses the rest of serde's "`sent`, expected one of `a`, `b`": what was sent, and the known names. What
@@ -177,6 +194,7 @@ pub(crate) fn wanted(expected: &str) -> String {
         "u16" => (0, u64::from(u16::MAX)),
         "u32" => (0, u64::from(u32::MAX)),
         "u64" | "usize" => (0, u64::MAX),
+        "an RFC 3339 formatted date and time string" => return NO_MOMENT.to_owned(),
         "a string" | "string" => return "must be a text".to_owned(),
         "a boolean" => return "must be true or false".to_owned(),
         "a sequence" => return "must be a list".to_owned(),
@@ -270,6 +288,8 @@ mod tests {
         #[serde(default)]
         at: Option<Moment>,
         #[serde(default)]
+        instant: Option<chrono::DateTime<chrono::Utc>>,
+        #[serde(default)]
         day: Option<Day>,
         #[serde(default)]
         month: Option<Month>,
@@ -327,6 +347,13 @@ mod tests {
             (r#"7"#, "body", "must be a JSON object"),
             (r#"{"name":"a","at":"yesterday"}"#, "at", "must be an RFC 3339 time"),
             (r#"{"name":"a","at":"+262142-01-01T00:00:00Z"}"#, "at", "must be an RFC 3339 time"),
+            (r#"{"name":"a","instant":"x"}"#, "instant", "must be an RFC 3339 time"),
+            (r#"{"name":"a","instant":""}"#, "instant", "must be an RFC 3339 time"),
+            (r#"{"name":"a","instant":"2026-10-01"}"#, "instant", "must be an RFC 3339 time"),
+            (r#"{"name":"a","instant":"2026-13-01T00:00:00Z"}"#, "instant", "must be an RFC 3339 time"),
+            (r#"{"name":"a","instant":"2026-02-30T00:00:00Z"}"#, "instant", "must be an RFC 3339 time"),
+            (r#"{"name":"a","instant":"2026-10-01T00:00:00Zz"}"#, "instant", "must be an RFC 3339 time"),
+            (r#"{"name":"a","instant":7}"#, "instant", "must be an RFC 3339 time"),
             (r#"{"name":"a","day":"2026-10"}"#, "day", "must be a day"),
             (r#"{"name":"a","month":"2026-10-02"}"#, "month", "must be a month"),
             (r#"{"name":"a","units":"many"}"#, "units", "must be a decimal"),

@@ -1,5 +1,7 @@
 //! The account and mode at Stripe that an object lives in.
 
+use crate::error::Error;
+
 /// Account and mode. The same id in two realms names two objects; they never mix.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Realm {
@@ -45,6 +47,21 @@ impl ActingRealms {
     #[must_use]
     pub fn accounts(&self) -> &[String] {
         &self.accounts
+    }
+
+    /// The acting realm of an account that somebody names.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] names `account` when it does not act: a typo would find nothing, and look like an
+    /// account without objects.
+    pub fn of_account(&self, account: String) -> Result<Realm, Error> {
+        if !self.accounts.contains(&account) {
+            return Err(Error::invalid(
+                "account",
+                "must be empty, or an account that COULOMB_STRIPE_ACCOUNTS names",
+            ));
+        }
+        Ok(Realm { account, livemode: self.livemode })
     }
 
     #[must_use]
@@ -118,6 +135,14 @@ mod tests {
         ] {
             assert_eq!((live.acts(&of), test.acts(&of)), acts, "{of:?}");
         }
+    }
+
+    #[test]
+    fn an_account_that_is_named_must_act() {
+        let test = ActingRealms::new(false, ["acct_1".to_owned()]);
+        assert_eq!(test.of_account(String::new()).expect("our own"), realm("", false));
+        assert_eq!(test.of_account("acct_1".to_owned()).expect("it acts"), realm("acct_1", false));
+        assert_eq!(test.of_account("acct_2".to_owned()).expect_err("a typo").field(), Some("account"));
     }
 
     #[test]

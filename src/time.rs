@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, SubsecRound, Utc};
 
+pub(crate) use self::calendar::NO_MOMENT;
 pub use self::calendar::{Day, Moment, Month, day_start};
 pub use self::watch::ClockState;
 use self::watch::ClockWatch;

@@ -1,6 +1,7 @@
 //! What is charged: buckets of usage and lines of periods. Owns `stripe_charges`.
 
 mod list;
+pub mod staying;
 mod stripe_sums;
 
 use std::collections::{BTreeMap, BTreeSet};

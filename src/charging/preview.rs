@@ -12,7 +12,7 @@ use rust_decimal::Decimal;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::facts;
+use super::facts::{self, CustomerTimes};
 use super::frozen::{self, NewLine};
 use super::plan::MeterPlan;
 use super::stripe_meter::StripeMeter;
@@ -183,7 +183,10 @@ pub fn of_org(
     };
     let Ok(customer) = customer else { return Ok(preview) };
     preview.licensed = licensed(conn, realm, &customer)?;
-    let Some(period) = period else {
+    // The org's periods include those of subscriptions that nobody has paid yet; charging waits for these.
+    let runs = CustomerTimes::read(conn, realm, &customer, None)?.covers(now);
+    let Some(period) = period.filter(|_| runs) else {
+        (preview.period_start, preview.period_end) = (None, None);
         preview.problem = Some(facts::NO_SUBSCRIPTION.to_owned());
         return Ok(preview);
     };

@@ -1,10 +1,15 @@
 //! A meter at Stripe, as Stripe describes it.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::error::Error;
-use crate::stripe::client::{Call, CallError, StripeClient};
+use crate::stripe::client::{self, Call, CallError, StripeClient};
+
+/// How long somebody who names a meter waits for Stripe.
+const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 
 /// What Stripe's meter takes events for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -84,7 +89,8 @@ pub async fn read(client: &StripeClient, account: &str, id: &str) -> Result<Stri
         return Err(Error::invalid("stripe_meter", "must be the id of a meter at Stripe (`mtr_…`)"));
     }
     let call = Call::get(&format!("/v1/billing/meters/{id}"), &[]).of(account);
-    let shown: Shown = client.send(&call).await.and_then(|answer| answer.read()).map_err(|error| {
+    let answer = client::within(ANSWER_WITHIN, client.send(&call)).await;
+    let shown: Shown = answer.and_then(|answer| answer.read()).map_err(|error| {
         if error.is_not_found() {
             return Error::invalid("stripe_meter", "is no meter of this account and mode at Stripe");
         }
@@ -109,7 +115,37 @@ pub async fn read(client: &StripeClient, account: &str, id: &str) -> Result<Stri
 }
 
 /// The error of a command that needs Stripe's answer.
-#[must_use]
-pub fn unanswered(error: &CallError) -> Error {
-    Error::conflict("stripe_refused", format!("{error}: try again, or correct the key's rights"))
+fn unanswered(error: &CallError) -> Error {
+    match error {
+        CallError::Unknown(_) => Error::conflict("stripe_unanswered", format!("{error}: try again")),
+        _ if error.is_of_key() => {
+            Error::conflict("stripe_refused", format!("{error}: correct STRIPE_SECRET_KEY, or its rights"))
+        }
+        _ if error.is_temporary() => Error::conflict("stripe_refused", format!("{error}: try again")),
+        _ => Error::conflict("stripe_refused", error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stripe::client::Refusal;
+
+    #[test]
+    fn advice_fits_what_happened() {
+        let refused = |status| CallError::Refused(Box::new(Refusal { status, ..Refusal::default() }));
+        for (error, told) in [
+            (
+                CallError::Unknown("no answer within 20 s".to_owned()),
+                "Stripe did not answer: no answer within 20 s: try again",
+            ),
+            (refused(403), "Stripe answered 403: correct STRIPE_SECRET_KEY, or its rights"),
+            (refused(401), "Stripe answered 401: correct STRIPE_SECRET_KEY, or its rights"),
+            (refused(503), "Stripe answered 503: try again"),
+            (refused(400), "Stripe answered 400"),
+            (CallError::OtherAccount("the key is another's".to_owned()), "the key is another's"),
+        ] {
+            assert_eq!(unanswered(&error).to_string(), told);
+        }
+    }
 }

@@ -215,6 +215,29 @@ pub fn find(conn: &mut PgConnection, meter: &str) -> Result<MeterWay, Error> {
     found.ok_or(Error::NotFound("meter that goes to Stripe"))
 }
 
+/// Keys of meters that go as invoice items and whose usage has no price: nothing of it is charged. A level has
+/// its prices otherwise.
+///
+/// # Errors
+/// When the database fails.
+pub fn without_prices(conn: &mut PgConnection) -> QueryResult<Vec<String>> {
+    #[derive(QueryableByName)]
+    struct Key {
+        #[diesel(sql_type = Text)]
+        key: String,
+    }
+    let keys: Vec<Key> = diesel::sql_query(
+        "SELECT m.key FROM stripe_meters w JOIN meters m USING (meter_id)
+         WHERE w.way = 'invoice_items' AND w.until IS NULL AND m.aggregation <> 'level'
+             AND NOT EXISTS (SELECT FROM rate_cards c WHERE c.meter_id = w.meter_id)
+             AND NOT EXISTS (SELECT FROM usage_records r
+                 WHERE r.meter_id = w.meter_id AND r.occurred_at >= w.since AND r.cost <> 0)
+         ORDER BY m.key",
+    )
+    .load(conn)?;
+    Ok(keys.into_iter().map(|row| row.key).collect())
+}
+
 /// Notes that usage received before `until` has its charges.
 pub(super) fn note_scan(conn: &mut PgConnection, way: &MeterWay, until: DateTime<Utc>) -> QueryResult<()> {
     diesel::sql_query("UPDATE stripe_meters SET scanned_until = $2 WHERE way_id = $1")

@@ -37,42 +37,53 @@ const CLOCK_SLACK_S: i64 = 60;
 
 pub(super) fn run(own: Config) -> Result<ExitCode, Failure> {
     let daemons = running::all(&own);
-    let mut findings = vec![("daemon", daemon(&daemons, &own))];
+    let mut report = Report::default();
+    report.tell("daemon", daemon(&daemons, &own))?;
     let settings = running::find(&own).and_then(|found| match found {
         Some(daemon) => daemon.settings(own),
         None => Ok(own),
     });
-    let config = match settings {
-        Ok(config) => config,
-        Err(error) => {
-            print(findings)?;
-            return Err(error);
-        }
-    };
-    findings.push(("secrets", secrets(&config)));
+    let config = settings?;
+    report.tell("secrets", secrets(&config))?;
     match open::owner(&config) {
-        Err(error) if error.is::<Usage>() => {
-            print(findings)?;
-            return Err(error);
+        Err(error) if error.is::<Usage>() => return Err(error),
+        Err(error) => {
+            let advice = "check DATABASE_URL, or COULOMB_DATA_DIR for the embedded server";
+            report.tell("database", Finding::Bad(format!("{error}: {advice}")))?;
         }
-        Err(error) => findings.push((
-            "database",
-            Finding::Bad(format!("{error}: check DATABASE_URL, or COULOMB_DATA_DIR for the embedded server")),
-        )),
         Ok((server, mut conn)) => {
-            check_database(&mut conn, &config, &mut findings);
+            check_database(&mut conn, &config, &mut report)?;
             drop(conn);
             drop(server);
         }
     }
-    Ok(ExitCode::from(if print(findings)? { 3 } else { 0 }))
+    Ok(ExitCode::from(if report.is_bad { 3 } else { 0 }))
+}
+
+/// Tells each finding as soon as it is known: a later check may take long.
+#[derive(Default)]
+struct Report {
+    is_bad: bool,
+}
+
+impl Report {
+    fn tell(&mut self, name: &str, finding: Finding) -> Result<(), Failure> {
+        let (mark, text) = match finding {
+            Finding::Good(text) => ("ok  ", text),
+            Finding::Note(text) => ("note", text),
+            Finding::Bad(text) => {
+                self.is_bad = true;
+                ("BAD ", text)
+            }
+        };
+        out::line(format_args!("{mark} {name}: {text}"))
+    }
 }
 
 type Configured = fn(&mut PgConnection, &Config) -> Result<Finding, Error>;
-type Findings = Vec<(&'static str, Finding)>;
 
 /// Runs all checks on the database.
-fn check_database(conn: &mut PgConnection, config: &Config, findings: &mut Findings) {
+fn check_database(conn: &mut PgConnection, config: &Config, report: &mut Report) -> Result<(), Failure> {
     let checks: [(&str, Check); 13] = [
         ("database", server::version),
         ("durability", server::durability),
@@ -89,34 +100,18 @@ fn check_database(conn: &mut PgConnection, config: &Config, findings: &mut Findi
         ("charges", stripe::charges),
     ];
     for (name, check) in checks {
-        let finding =
-            check(conn).unwrap_or_else(|error| Finding::Bad(format!("could not be checked: {error}")));
-        findings.push((name, finding));
+        report.tell(name, check(conn).unwrap_or_else(unchecked))?;
     }
     let configured: [(&str, Configured); 4] =
         [("realms", realms), ("plans", plans::look), ("usage", usage), ("stripe", stripe::look)];
     for (name, check) in configured {
-        let finding = check(conn, config)
-            .unwrap_or_else(|error| Finding::Bad(format!("could not be checked: {error}")));
-        findings.push((name, finding));
+        report.tell(name, check(conn, config).unwrap_or_else(unchecked))?;
     }
+    Ok(())
 }
 
-/// Prints the findings; true when one is bad.
-fn print(findings: Findings) -> Result<bool, Failure> {
-    let mut bad = false;
-    for (name, finding) in findings {
-        let (mark, text) = match finding {
-            Finding::Good(text) => ("ok  ", text),
-            Finding::Note(text) => ("note", text),
-            Finding::Bad(text) => {
-                bad = true;
-                ("BAD ", text)
-            }
-        };
-        out::line(format_args!("{mark} {name}: {text}"))?;
-    }
-    Ok(bad)
+fn unchecked(error: Error) -> Finding {
+    Finding::Bad(format!("could not be checked: {error}"))
 }
 
 /// Asks the running daemon.

@@ -9,7 +9,7 @@ use diesel::pg::PgConnection;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::keys::actor;
-use super::{Failure, Usage, open};
+use super::{Failure, Usage, as_usage, open};
 use crate::audit::Author;
 use crate::battery::upkeep;
 use crate::config::Config;
@@ -169,14 +169,6 @@ pub(super) fn run(config: &Config, command: ExportCommand) -> Result<(), Failure
     };
     eprintln!("{}", totals.json()?);
     Ok(())
-}
-
-/// A wrong argument is an error of the command line.
-fn as_usage(error: Error) -> Failure {
-    match error {
-        Error::Invalid { .. } => Usage::new(error.to_string()),
-        error => error.into(),
-    }
 }
 
 /// Where the rows go.

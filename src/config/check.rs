@@ -61,6 +61,9 @@ impl Config {
         if !url.username().is_empty() || url.password().is_some() {
             return self.error(name, "must have no user name or password in it");
         }
+        if url.query().is_some() || url.fragment().is_some() {
+            return self.error(name, "must end with its host or path: it has a `?` or `#`");
+        }
         let is_here = match url.host() {
             Some(url::Host::Ipv4(address)) => address.is_loopback(),
             Some(url::Host::Ipv6(address)) => address.is_loopback(),
@@ -68,8 +71,9 @@ impl Config {
             None => false,
         };
         // The key goes to it with every call.
-        if url.scheme() == "http" && self.stripe_mode == StripeMode::Live && !is_here {
-            return self.error(name, "must begin with https:// in live mode");
+        if url.scheme() == "http" && !is_here {
+            return self
+                .error(name, "must begin with https://, except on this machine's own loopback address");
         }
         Ok(())
     }
@@ -101,6 +105,10 @@ impl Config {
         let Some(key) = &self.stripe_secret_key else { return Ok(()) };
         let key = key.expose_secret();
         let mode = if self.stripe_mode == StripeMode::Live { "live" } else { "test" };
+        if key.chars().any(|c| c.is_whitespace() || c.is_control()) {
+            return self
+                .error("STRIPE_SECRET_KEY", "has a blank or a control character in it: copy it again");
+        }
         if !(key.starts_with("sk_") || key.starts_with("rk_")) || !key.is_ascii() {
             return self.error("STRIPE_SECRET_KEY", "must be a secret (sk_…) or restricted key (rk_…)");
         }

@@ -44,11 +44,20 @@ pub(super) fn lookup(
 ) -> Result<Option<(String, SettingSource)>, ConfigError> {
     let env = |name: &str| env(name).filter(|text| !text.trim().is_empty());
     let in_file = |name: &str| file.get(&file_key(name)).filter(|setting| !setting.text.trim().is_empty());
+    let pointer = format!("{name}_FILE");
+    if secret {
+        // The environment overrides the file. Two values of one source leave open which of them counts.
+        let in_env = env(name).and(env(&pointer)).map(|_| (pointer.clone(), name.to_owned()));
+        let twice = in_file(name).and(in_file(&pointer));
+        let twice = in_env.or(twice.map(|setting| (setting.place.clone(), file_key(name))));
+        if let Some((place, name)) = twice {
+            return Err(ConfigError { name: place, problem: format!("stands beside {name}: set only one") });
+        }
+    }
     if let Some(text) = env(name) {
         return Ok(Some((text, SettingSource { kind: "environment", place: name.to_owned() })));
     }
     if secret {
-        let pointer = format!("{name}_FILE");
         let path = env(&pointer).map(|path| (path, pointer.clone()));
         let path =
             path.or_else(|| in_file(&pointer).map(|setting| (setting.text.clone(), setting.place.clone())));

@@ -114,6 +114,56 @@ fn every_mistake_is_one_sentence_that_names_the_setting() {
     }
 }
 
+#[test]
+fn settings_that_cannot_work_with_stripe_are_refused() {
+    let test = ("COULOMB_STRIPE_MODE", "test");
+    for (name, value, problem) in [
+        ("STRIPE_SECRET_KEY", "sk_test_hun ter2", "has a blank or a control character in it: copy it again"),
+        ("STRIPE_SECRET_KEY", "sk_test_hun\tter2", "has a blank or a control character in it: copy it again"),
+        (
+            "COULOMB_STRIPE_API_BASE",
+            "http://example.com",
+            "must begin with https://, except on this machine's own loopback address",
+        ),
+        (
+            "COULOMB_STRIPE_API_BASE",
+            "https://example.com/?key=hunter2",
+            "must end with its host or path: it has a `?` or `#`",
+        ),
+    ] {
+        let error = load(&[test, (name, value)], "").expect_err(value).to_string();
+        assert_eq!(error, format!("{name} {problem}"));
+        assert!(!error.contains("ter2"), "{error}");
+    }
+    for base in ["http://127.0.0.1:12111", "http://localhost:1", "http://[::1]:1", "https://example.com/v"] {
+        load(&[test, ("COULOMB_STRIPE_API_BASE", base)], "").expect(base);
+    }
+    load(&[test, ("STRIPE_SECRET_KEY", " sk_test_1 ")], "").expect("blanks around it do not count");
+}
+
+#[test]
+fn one_source_has_a_secret_once() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("secret");
+    std::fs::write(&path, "whsec_from_file\n").expect("writes");
+    let path = path.to_str().expect("UTF-8");
+    let (own, pointer) = (("STRIPE_WEBHOOK_SECRET", "whsec_own"), ("STRIPE_WEBHOOK_SECRET_FILE", path));
+    let error = load(&[own, pointer], "").expect_err("both").to_string();
+    assert_eq!(error, "STRIPE_WEBHOOK_SECRET_FILE stands beside STRIPE_WEBHOOK_SECRET: set only one");
+    let file = format!("stripe_webhook_secret = 'whsec_own'\nstripe_webhook_secret_file = '{path}'");
+    let error = load(&[], &file).expect_err("both").to_string();
+    let place = "coulomb.toml, line 2: stripe_webhook_secret_file";
+    assert_eq!(error, format!("{place} stands beside stripe_webhook_secret: set only one"));
+    // The environment overrides the file.
+    for (env, file, secret) in [
+        (own, format!("stripe_webhook_secret_file = '{path}'"), "whsec_own"),
+        (pointer, "stripe_webhook_secret = 'whsec_own'".to_owned(), "whsec_from_file"),
+    ] {
+        let config = load(&[env], &file).expect("loads");
+        assert_eq!(config.stripe_webhook_secret[0].expose_secret(), secret);
+    }
+}
+
 /// An empty value, as in `deploy/env.example`, does not win over a secret file or the settings file.
 #[test]
 fn an_empty_value_counts_as_unset() {

@@ -40,6 +40,19 @@ pub(super) const FROM: &str = "stripe_drift d";
 /// SQL: the order of the rows. No two rows are equal.
 pub(super) const ORDER: &str = "d.drift_id";
 
+/// The kinds of differences, in the words of `/v1/stripe/drift`.
+const KINDS: [&str; 9] = [
+    "missed_event",
+    "ambiguous_resolved",
+    "incomplete_lines",
+    "thin_event",
+    "deleted",
+    "unknown_version",
+    "impossible",
+    "theirs_older",
+    "usage",
+];
+
 /// Which differences to write, and how. A time is RFC 3339, or a date such as `2026-01-31` for its first
 /// instant in `time_zone`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, IntoParams, clap::Args)]
@@ -60,7 +73,10 @@ pub struct DriftParams {
     pub to: Option<String>,
     /// Only of this kind, such as missed_event
     #[arg(long)]
-    #[param(min_length = 1)]
+    #[param(
+        pattern = "^(missed_event|ambiguous_resolved|incomplete_lines|thin_event|deleted|unknown_version|\
+            impossible|theirs_older|usage)$"
+    )]
     pub kind: Option<String>,
     /// Only of this kind of object, such as invoice
     #[arg(long)]
@@ -112,11 +128,12 @@ impl DriftParams {
             ..ExportParams::default()
         };
         let common = common.check(now)?;
+        let kind = self.kind.as_deref().map(|text| params::choice("kind", text, &KINDS, |name| name));
         let period = params::period(("from", &self.from), ("to", &self.to), common.zone)?;
         let drift = DriftRows {
             from: period.from,
             before: period.before,
-            kind: self.kind.clone(),
+            kind: kind.transpose()?.map(str::to_owned),
             object: self.object.clone(),
         };
         Ok(ExportRequest { of: ExportKind::Drift, drift, given: params::given(self)?, ..common })

@@ -235,6 +235,18 @@ impl StripeClient {
     }
 }
 
+/// Waits for calls, at most so long. For people who wait: [`StripeClient::send`] alone goes on for minutes.
+///
+/// # Errors
+/// [`CallError::Unknown`] when there is no answer by then; else the calls' own.
+pub async fn within<T>(
+    limit: Duration,
+    calls: impl Future<Output = Result<T, CallError>>,
+) -> Result<T, CallError> {
+    let late = |_| Err(CallError::Unknown(format!("no answer within {} s", limit.as_secs())));
+    tokio::time::timeout(limit, calls).await.unwrap_or_else(late)
+}
+
 /// Whether a key is of the live mode: `sk_live_…`, `rk_live_…` (<https://docs.stripe.com/keys>).
 fn is_live(key: &SecretString) -> bool {
     !key.expose_secret().contains("_test_")
@@ -295,6 +307,14 @@ mod tests {
         assert_eq!(call.path(), "/v1/events?created%5Bgte%5D=5&limit=100");
         let call = Call::post("/v1/invoiceitems", &[("description", "a & b")], "key");
         assert_eq!(call.content.map(|(_, body)| body), Some("description=a+%26+b".into()));
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_longer_than_allowed() {
+        let limit = Duration::from_secs(1);
+        let late = within(limit, std::future::pending::<Result<(), CallError>>()).await;
+        assert_eq!(late.expect_err("late").to_string(), "Stripe did not answer: no answer within 1 s");
+        assert_eq!(within(limit, async { Ok(5) }).await.expect("an answer"), 5);
     }
 
     #[test]

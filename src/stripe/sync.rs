@@ -27,12 +27,13 @@ use chrono::{DateTime, Utc};
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Timestamptz};
+use futures_util::future::try_join_all;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
 use self::accounts::OldMoney;
 use self::read::Reader;
-use super::client::{CallError, StripeClient};
+use super::client::{self, CallError, StripeClient};
 use crate::config::Config;
 use crate::ids;
 use crate::realm::Realm;
@@ -138,25 +139,21 @@ impl Sync {
         &self.options.realms
     }
 
-    /// Asks Stripe whose the key is, and which kinds of objects it may read.
+    /// Asks Stripe whose the key is, and which kinds of objects it may read. It waits for at most `limit`.
     ///
     /// # Errors
-    /// When the key does not work, or Stripe cannot be reached.
-    pub fn check_key(&self) -> Result<KeyCheck, CallError> {
+    /// When the key does not work, or Stripe cannot be reached in time.
+    pub fn check_key(&self, limit: Duration) -> Result<KeyCheck, CallError> {
         let own = Realm { account: String::new(), livemode: self.client.livemode() };
         let reader = Reader { client: self.client.clone(), realm: own, version: None };
-        self.runtime.block_on(async {
+        let check = async {
             let (account, _) = reader.account().await?;
-            let mut forbidden = Vec::new();
-            for kind in kinds::LISTED {
-                match reader.may_read(kind).await {
-                    Ok(true) => {}
-                    Ok(false) => forbidden.push(kind.object),
-                    Err(error) => return Err(error),
-                }
-            }
-            Ok(KeyCheck { account, forbidden })
-        })
+            let may_read = try_join_all(kinds::LISTED.iter().map(|kind| reader.may_read(kind))).await?;
+            let of_kinds = kinds::LISTED.iter().zip(may_read);
+            let forbidden = of_kinds.filter(|(_, may_read)| !may_read).map(|(kind, _)| kind.object);
+            Ok(KeyCheck { account, forbidden: forbidden.collect() })
+        };
+        self.runtime.block_on(client::within(limit, check))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -34,6 +34,10 @@ pub fn day_start(zone: Tz, day: NaiveDate) -> DateTime<Utc> {
 /// range of PostgreSQL and chrono.
 const ACCEPTED_S: std::ops::Range<i64> = -62_135_596_800..253_402_300_800;
 
+/// The rule for a text that is no [`Moment`].
+pub(crate) const NO_MOMENT: &str = "must be an RFC 3339 time of the years 1 to 9999, such as \
+    2026-01-31T00:00:00Z (in a URL write the + of an offset as %2B)";
+
 /// An instant in RFC 3339 with its offset from UTC, to the microsecond, in the years 1 to 9999 of UTC. Every
 /// time in a query, a body, a path or a cursor is read as one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
@@ -57,10 +61,7 @@ impl FromStr for Moment {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let at = DateTime::parse_from_rfc3339(text).ok().map(|at| at.with_timezone(&Utc));
-        at.and_then(Self::from_instant).ok_or(
-            "must be an RFC 3339 time of the years 1 to 9999, such as 2026-01-31T00:00:00Z (in a URL write \
-                the + of an offset as %2B)",
-        )
+        at.and_then(Self::from_instant).ok_or(NO_MOMENT)
     }
 }
 

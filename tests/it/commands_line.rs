@@ -73,6 +73,22 @@ fn a_database_without_our_tables_is_said_to_be_so() {
 }
 
 #[test]
+fn what_a_typo_names_is_refused() {
+    let database = Database::new();
+    for (args, code, why) in [
+        (&["export", "drift", "--kind", "bogus"][..], 2, "kind: must be one of missed_event, "),
+        (&["stripe", "drift", "--limit", "0"], 2, "0 is not in 1..=500"),
+        (&["stripe", "meters", "charges", "--limit", "501"], 2, "501 is not in 1..=500"),
+        (&["stripe", "meters", "charges", "--meter", "nosuch"], 1, "there is no meter here"),
+        (&["stripe", "preview", "--org", "acme", "--account", "acct_x"], 2, "COULOMB_STRIPE_ACCOUNTS"),
+    ] {
+        let (ended, out, told) = ran(&mut database.command(args));
+        assert_eq!((ended, out.as_str()), (Some(code), ""), "{args:?}: {told}");
+        assert!(told.contains(why), "{args:?}: {told}");
+    }
+}
+
+#[test]
 fn a_command_does_not_migrate() {
     let database = Database::new();
     database.run(&["migrate", "--revert", "1"]);

@@ -319,3 +319,23 @@ async fn a_key_that_may_not_read_a_kind_reads_the_others() {
         held.contains_key(&("customer".to_owned(), one["id"].as_str().expect("an id").to_owned()))
     }));
 }
+
+#[test]
+fn doctor_tells_the_rest_while_stripe_hangs_and_does_not_wait_long() {
+    let fake = FakeStripe::start();
+    fake.set_faults(1, Chances { hang: 1.0, ..Chances::default() });
+    let database = Database::new();
+    let mut command = database.command(&["doctor"]);
+    command.envs(settings(&fake)).stdout(std::process::Stdio::piped());
+    let began = std::time::Instant::now();
+    let mut doctor = command.spawn().expect("runs");
+    let out = std::io::BufReader::new(doctor.stdout.take().expect("a pipe"));
+    let told: Vec<(String, Duration)> =
+        std::io::BufRead::lines(out).map(|line| (line.expect("text"), began.elapsed())).collect();
+    doctor.wait().expect("it ends");
+    let of = |name: &str| told.iter().find(|(line, _)| line[4..].starts_with(name)).expect("a line");
+    let (stripe, told_at) = of(" stripe: ");
+    assert!(stripe.contains("Stripe did not answer: no answer within 10 s"), "{stripe}");
+    assert!(*told_at < Duration::from_secs(60), "{told_at:?}");
+    assert!(*told_at - of(" charges: ").1 > Duration::from_secs(5), "{told:?}");
+}

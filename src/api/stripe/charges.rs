@@ -20,7 +20,6 @@ use crate::charging::preview::{self, InvoicePreview};
 use crate::error::Error;
 use crate::export::{ChargeParams, ExportRequest};
 use crate::page::{Page, PageQuery};
-use crate::realm::Realm;
 
 /// Narrows the list.
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
@@ -50,7 +49,7 @@ pub(crate) async fn list(mut read: ReadRequest) -> Result<HttpResponse, Error> {
     read.list(page, Charge::position, move |conn, page| {
         let org_id = org.as_ref().map(|org| org.row_id(conn)).transpose()?;
         let filter = ChargeFilter { org_id, state, meter: meter.clone() };
-        Ok(charges::list(conn, &filter, page.after.as_ref(), page.to_fetch())?)
+        charges::list(conn, &filter, page.after.as_ref(), page.to_fetch())
     })
     .await
 }
@@ -158,7 +157,7 @@ pub(crate) async fn retry_all(BodilessCommand(command): BodilessCommand) -> Resu
 pub struct PreviewQuery {
     /// The org, by public or external id. A key of an org means its own.
     org: Option<String>,
-    /// `acct_…` of a connected account; our own when left out.
+    /// `acct_…` of a connected account that the settings name; our own when left out.
     account: Option<String>,
 }
 
@@ -174,8 +173,7 @@ pub(crate) async fn preview(mut read: ReadRequest) -> Result<HttpResponse, Error
     let query: PreviewQuery = read.take()?;
     read.params.done()?;
     let (org, directory) = (OrgName::must(&read.principal, query.org, "org")?, read.directory());
-    let livemode = read.app.config.acting_realms().livemode();
-    let realm = Realm { account: query.account.unwrap_or_default(), livemode };
+    let realm = read.app.config.acting_realms().of_account(query.account.unwrap_or_default())?;
     let now = read.app.clock.now();
     let shown = read.run_as_platform(move |conn| {
         let org = org.find(&directory, conn)?;

@@ -13,7 +13,6 @@ use crate::audit::AuditEntry;
 use crate::auth::{PLATFORM, Scope};
 use crate::error::Error;
 use crate::page::{Page, PageQuery};
-use crate::realm::Realm;
 use crate::stripe::sync::accounts::{self, Account};
 use crate::stripe::sync::drift::{self, Drift, DriftFilter};
 use crate::stripe::sync::runs::{self, KindTally, Run, RunKind};
@@ -94,14 +93,10 @@ pub struct NewRun {
 pub(crate) async fn begin(command: Command) -> Result<HttpResponse, Error> {
     command.principal.require_platform(Scope::Admin)?;
     let asked: NewRun = command.read_optional()?;
-    let Some(sync) = &command.app.stripe else {
+    if command.app.stripe.is_none() {
         return Err(Error::conflict("no_stripe_key", "set STRIPE_SECRET_KEY, so that the daemon may read"));
-    };
-    let realms = sync.realms();
-    let is_asked = |realm: &&Realm| realm.account == asked.account;
-    let realm = realms.iter().find(is_asked).cloned().ok_or_else(|| {
-        Error::invalid("account", "must be empty, or an account that COULOMB_STRIPE_ACCOUNTS names")
-    })?;
+    }
+    let realm = command.app.config.acting_realms().of_account(asked.account)?;
     let kind = asked.kind.unwrap_or(RunKind::Backfill);
     let (by, now) = (command.actor(), command.app.clock.now());
     command

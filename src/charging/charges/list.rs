@@ -10,6 +10,7 @@ use utoipa::ToSchema;
 
 use super::ChargeState;
 use crate::error::Error;
+use crate::metering::meters;
 use crate::quantity::Quantity;
 
 /// A charge of usage through Stripe.
@@ -190,13 +191,17 @@ impl ChargeRow {
 /// Charges, the newest period first, at most `limit`.
 ///
 /// # Errors
-/// When the database fails.
+/// [`Error::NotFound`] for a meter that does not exist: an empty list would look like a meter whose usage
+/// needs no charge.
 pub fn list(
     conn: &mut PgConnection,
     filter: &ChargeFilter,
     after: Option<&ChargePosition>,
     limit: i64,
-) -> QueryResult<Vec<Charge>> {
+) -> Result<Vec<Charge>, Error> {
+    if let Some(meter) = &filter.meter {
+        meters::find(conn, meter)?;
+    }
     let rows: Vec<ChargeRow> = diesel::sql_query(
         "SELECT c.*, o.public_id AS org, m.key AS meter
          FROM stripe_charges c JOIN orgs o USING (org_id) JOIN meters m USING (meter_id)

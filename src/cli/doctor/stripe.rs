@@ -1,15 +1,24 @@
 //! What the Stripe key may do, and how far the daemon is with it.
 
-use chrono::Utc;
+use std::time::Duration;
+
+use chrono::{TimeDelta, Utc};
 use diesel::pg::PgConnection;
 
 use super::{Finding, is_there};
 use crate::charging::charges as usage_charges;
+use crate::charging::charges::staying::{self, StayingPlanned};
+use crate::charging::ways;
 use crate::config::Config;
 use crate::error::Error;
 use crate::realm::Realm;
 use crate::stripe::sync::{self, KeyCheck, Sync, accounts, whose};
 use crate::threads::Threads;
+
+/// How long Stripe may take for all answers together.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// A charge that is planned for longer is not on its way.
+const PLANNED_FOR: TimeDelta = TimeDelta::minutes(10);
 
 /// Asks Stripe whose the key is and what it may read.
 pub(super) fn look(conn: &mut PgConnection, config: &Config) -> Result<Finding, Error> {
@@ -19,7 +28,7 @@ pub(super) fn look(conn: &mut PgConnection, config: &Config) -> Result<Finding, 
             "STRIPE_SECRET_KEY is not set: Coulomb sees only what webhooks tell, and calls nobody".to_owned(),
         ));
     };
-    let KeyCheck { account, forbidden } = match sync.check_key() {
+    let KeyCheck { account, forbidden } = match sync.check_key(ANSWER_WITHIN) {
         Ok(check) => check,
         Err(error) if error.is_temporary() && error.refusal().is_none_or(|refusal| refusal.status != 401) => {
             return Ok(Finding::Bad(format!("Stripe cannot be asked now: {error}")));
@@ -80,6 +89,18 @@ pub(super) fn charges(conn: &mut PgConnection) -> Result<Finding, Error> {
             counts.failed
         )));
     }
+    let staying = staying::count(conn, Utc::now() - PLANNED_FOR)?;
+    if staying.charges > 0 {
+        return Ok(Finding::Bad(not_sent(&staying)));
+    }
+    let without_prices = ways::without_prices(conn)?;
+    if !without_prices.is_empty() {
+        return Ok(Finding::Note(format!(
+            "{} goes to Stripe as invoice items and has no rate card: nothing of it is charged; give it one \
+             (backdated), then `coulomb meter rate-usage`",
+            without_prices.join(", ")
+        )));
+    }
     if counts.waiting > 0 {
         return Ok(Finding::Note(format!(
             "{} charge(s) through Stripe wait for something: `coulomb stripe meters charges --state \
@@ -88,4 +109,32 @@ pub(super) fn charges(conn: &mut PgConnection) -> Result<Finding, Error> {
         )));
     }
     Ok(Finding::Good("no charge through Stripe waits or failed".to_owned()))
+}
+
+/// Says since when charges are not sent, what Stripe answered, and what to do.
+fn not_sent(staying: &StayingPlanned) -> String {
+    let since = staying.since.map(|since| format!(" since {}", since.format("%F %R"))).unwrap_or_default();
+    let because = match staying.detail.as_deref() {
+        Some(detail) => format!("of the oldest: {detail}"),
+        None => "Stripe was not asked".to_owned(),
+    };
+    format!(
+        "{} charge(s) through Stripe are planned{since} and not sent; {because}: {}",
+        staying.charges,
+        advice(staying.detail.as_deref())
+    )
+}
+
+/// What to do after Stripe's answer.
+fn advice(detail: Option<&str>) -> &'static str {
+    match detail {
+        None => "run `coulomb serve` with STRIPE_SECRET_KEY; its log says what holds it up",
+        Some(detail) if detail.starts_with("Stripe answered 403") => {
+            "give the key the right (deploy/coulomb.toml.example lists them); the daemon sends them then"
+        }
+        Some(detail) if detail.starts_with("Stripe answered 401") => {
+            "set STRIPE_SECRET_KEY to a key that works, and start the daemon again"
+        }
+        Some(_) => "the daemon tries again by itself; see whether Stripe works (status.stripe.com)",
+    }
 }

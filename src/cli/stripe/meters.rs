@@ -12,9 +12,10 @@ use crate::charging::preview;
 use crate::charging::stripe_meter::{self, StripeMeter};
 use crate::charging::ways::{self, NewWay, Unsent, Way};
 use crate::cli::keys::{actor, record, record_of};
-use crate::cli::{Failure, open};
+use crate::cli::{Failure, limits, open};
 use crate::config::Config;
 use crate::db;
+use crate::page::DEFAULT_LIMIT;
 use crate::time::{Clock, Moment};
 
 #[derive(Subcommand)]
@@ -44,7 +45,7 @@ pub(in crate::cli) enum MetersCommand {
         #[arg(long)]
         meter: Option<String>,
         /// At most this many
-        #[arg(long, default_value_t = 50)]
+        #[arg(long, default_value_t = DEFAULT_LIMIT, value_parser = limits())]
         limit: i64,
     },
     /// Have a failed charge tried again; with --failed, all of them

@@ -8,8 +8,9 @@ use clap::Args;
 use diesel::pg::PgConnection;
 
 use crate::cli::progress::Bar;
-use crate::cli::{Failure, Usage, open};
+use crate::cli::{Failure, Usage, as_usage, limits, open};
 use crate::config::Config;
+use crate::page::DEFAULT_LIMIT;
 use crate::realm::Realm;
 use crate::stripe::project;
 use crate::stripe::sync::drift::{self, DriftFilter, DriftKind};
@@ -44,7 +45,7 @@ pub(in crate::cli) struct DriftArgs {
     #[arg(long)]
     id: Option<String>,
     /// At most this many
-    #[arg(long, default_value_t = 50)]
+    #[arg(long, default_value_t = DEFAULT_LIMIT, value_parser = limits())]
     limit: i64,
 }
 
@@ -65,10 +66,7 @@ pub(super) fn sync(config: &Config, args: &SyncArgs) -> Result<(), Failure> {
     let Some(sync) = Sync::start(config, &threads) else {
         return Err(Usage::new("STRIPE_SECRET_KEY is not set: set it to a key of the account to read"));
     };
-    let realm = sync.realms().iter().find(|realm| realm.account == args.account).cloned();
-    let realm = realm.ok_or_else(|| {
-        Usage::new(format!("COULOMB_STRIPE_ACCOUNTS does not name the account {}", args.account))
-    })?;
+    let realm = config.acting_realms().of_account(args.account.clone()).map_err(as_usage)?;
     let mut database = open::Database::open(config)?;
     let conn = &mut database.conn;
     let kind = if args.compare { RunKind::Comparison } else { RunKind::Backfill };

@@ -45,6 +45,12 @@ impl CallError {
         self.refusal().is_some_and(|refusal| refusal.status == 403)
     }
 
+    /// Whether the key itself is refused, or may not do this.
+    #[must_use]
+    pub fn is_of_key(&self) -> bool {
+        self.refusal().is_some_and(|refusal| matches!(refusal.status, 401 | 403))
+    }
+
     /// Whether a later attempt may succeed: nothing is wrong with the request itself.
     #[must_use]
     pub fn is_temporary(&self) -> bool {

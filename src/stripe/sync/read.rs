@@ -273,7 +273,8 @@ impl Reader {
     ) -> Result<Fetch, CallError> {
         let (account, answer) = self.account().await?;
         if account != stripe_id {
-            return Err(CallError::Unreadable(format!("the key is of {account} now, not of {stripe_id}")));
+            let why = format!("the key is of {account} now, not of {stripe_id}");
+            return Err(CallError::OtherAccount(why));
         }
         let gone = json!({ "id": id, "object": object, "deleted": true });
         let raw = serde_json::value::to_raw_value(&gone);

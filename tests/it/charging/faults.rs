@@ -221,3 +221,28 @@ async fn usage_goes_to_no_other_account() {
     assert_eq!(shop.charges(), ["10 10:00 sent 8/8"]);
     assert_eq!(shop.world.number("SELECT count(*) FROM stripe_charging WHERE failing_since IS NOT NULL"), 0);
 }
+
+#[tokio::test]
+async fn doctor_tells_charges_that_stay_planned() {
+    let shop = Shop::with_meter("totals", Some("hour")).await;
+    shop.turn("2026-11-10T10:30:00Z").await;
+    shop.fake.fail_next("meter_events", Fault::Before(403));
+    shop.used("acme", 8, "2026-11-10T10:10:00Z").await;
+    shop.until("Stripe refused it", |shop| {
+        shop.world.number("SELECT count(*) FROM stripe_charges WHERE state = 'planned' AND detail <> ''") == 1
+    })
+    .await;
+    let database = &shop.world.database;
+    let told = |minutes: u32| {
+        let planned_at = format!("UPDATE stripe_charges SET planned_at = now() - interval '{minutes} min'");
+        database.execute(&planned_at);
+        let output = database.command(&["doctor"]).output().expect("runs");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        text.lines().find(|line| line[4..].starts_with(" charges: ")).expect("a line").to_owned()
+    };
+    assert_eq!(told(9), "ok   charges: no charge through Stripe waits or failed");
+    let line = told(11);
+    assert!(line.starts_with("BAD  charges: 1 charge(s) through Stripe are planned since "), "{line}");
+    assert!(line.contains("not sent; of the oldest: Stripe answered 403"), "{line}");
+    assert!(line.contains("give the key the right"), "{line}");
+}

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::Shop;
+use crate::support::fake_stripe::Fault;
 use crate::support::requests::{Request, meter, request};
 
 fn set(meter: &str, body: Value) -> Request {
@@ -101,4 +102,76 @@ async fn an_org_sees_its_own_charges() {
     shop.world.by(&key).get("/v1/stripe/preview").await.status(200);
     let rows = shop.world.by(&key).get("/v1/stripe/charges/export/totals").await.status(200);
     assert_eq!(rows.at("meters.tokens.delivered"), "8");
+}
+
+#[tokio::test]
+async fn a_preview_shows_nothing_where_no_subscription_runs() {
+    let shop = Shop::open().await;
+    shop.customer("acme").await;
+    shop.stripe_meter("mtr_1", Some("hour"));
+    let subscription = shop.subscribe("acme", &["price_pro", "price_mtr_1"]).await;
+    shop.way("tokens", json!({ "way": "invoice_items" })).await;
+    shop.turn("2026-11-10T10:30:00Z").await;
+    shop.used("acme", 8_000, "2026-11-10T10:10:00Z").await;
+    let preview = "/v1/stripe/preview?org=acme";
+    let shown = shop.world.get(preview).await.status(200);
+    assert_eq!((shown.at("problem"), shown.list("lines").len()), (&json!(null), 1));
+    // Nobody has paid its first invoice: Stripe charges nothing, and usage waits.
+    shop.account().update("subscription", &subscription, json!({ "status": "incomplete" }));
+    shop.told().await;
+    let shown = shop.world.get(preview).await.status(200);
+    assert_eq!(shown.at("problem"), "no_subscription");
+    assert_eq!(shown.pick(["lines", "metered", "licensed"]), json!([[], [], []]));
+    assert_eq!(shown.pick(["period_start", "period_end"]), json!([null, null]));
+}
+
+#[tokio::test]
+async fn what_a_typo_names_is_refused() {
+    let shop = Shop::open().await;
+    shop.customer("acme").await;
+    let world = &shop.world;
+    world.get("/v1/stripe/charges?meter=nosuch").await.status(404);
+    world.get("/v1/stripe/charges?meter=tokens").await.status(200);
+    world.get("/v1/stripe/preview?org=acme&account=acct_x").await.names(400, "account");
+    world.get("/v1/stripe/preview?org=acme&account=").await.status(200);
+    let key = world.database.key("admin,billing:read", None);
+    let admin = world.by(&key);
+    admin.post("/v1/stripe/sync", json!({ "account": "acct_x" })).await.names(400, "account");
+    let listed = admin.get("/v1/stripe/drift?kind=bogus").await.names(400, "kind").text("detail");
+    let exported = admin.get("/v1/stripe/drift/export?kind=bogus").await.names(400, "kind").text("detail");
+    assert_eq!(exported, listed);
+    let since = json!({ "way": "totals", "stripe_meter": "m", "since": "x" });
+    let refused = world.send(set("tokens", since)).await.names(400, "since").text("detail");
+    assert!(refused.starts_with("must be an RFC 3339 time"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_way_waits_a_short_while_for_stripe() {
+    let shop = Shop::open().await;
+    shop.stripe_meter("mtr_1", Some("hour"));
+    shop.fake.fail_next("/v1/billing/meters", Fault::Hang);
+    let began = std::time::Instant::now();
+    let totals = json!({ "way": "totals", "stripe_meter": "mtr_1" });
+    let refused = shop.world.send(set("tokens", totals)).await.refused(409, "stripe_unanswered");
+    assert!(began.elapsed().as_secs() < 30, "{:?}", began.elapsed());
+    assert_eq!(refused.at("detail"), "Stripe did not answer: no answer within 20 s: try again");
+}
+
+#[tokio::test]
+async fn doctor_tells_lines_that_have_no_price() {
+    let shop = Shop::open().await;
+    shop.world.send(crate::support::requests::meter("calls")).await.ok();
+    let doctor = || {
+        let output = shop.world.database.command(&["doctor"]).output().expect("runs");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        text.lines().find(|line| line[4..].starts_with(" charges: ")).expect("a line").to_owned()
+    };
+    shop.way("tokens", json!({ "way": "invoice_items" })).await;
+    assert_eq!(doctor(), "ok   charges: no charge through Stripe waits or failed");
+    shop.way("calls", json!({ "way": "invoice_items" })).await;
+    let line = doctor();
+    assert!(
+        line.starts_with("note charges: calls goes to Stripe as invoice items and has no rate"),
+        "{line}"
+    );
 }
