@@ -1606,6 +1606,7 @@ diesel::table! {
         scanned_until -> Nullable<Timestamptz>,
         way_id -> Int4,
         until -> Nullable<Timestamptz>,
+        discarded -> Bool,
     }
 }
 

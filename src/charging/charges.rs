@@ -107,6 +107,17 @@ impl BucketRow {
         self.become_state(ChargeState::Waiting, Some(reason));
     }
 
+    /// It waits for a fact. What Stripe may have stays as it is, and an unanswered event is found out first.
+    pub(super) fn lacks(&mut self, reason: &str) {
+        let is_complete = self.bucket.value() + self.bucket.discarded == self.bucket.delivered;
+        let is_open = self.bucket.sending.is_some() && self.bucket.is_tried;
+        match (self.is_begun(), is_open) {
+            (true, true) => {}
+            (true, false) if is_complete => self.done(),
+            _ => self.wait(reason),
+        }
+    }
+
     /// Stripe has what it is to have.
     pub(super) fn done(&mut self) {
         self.bucket.sending = None;

@@ -114,7 +114,8 @@ pub(super) struct NewLine {
 /// The meters of an account that go as invoice items, or went so.
 pub(super) fn meters(conn: &mut PgConnection, account: &str) -> Result<Vec<MeterWay>, Error> {
     let ways = ways::all(conn)?.into_iter();
-    Ok(ways.filter(|way| way.way == Way::InvoiceItems && way.account == account).collect())
+    let is_one = |way: &MeterWay| way.way == Way::InvoiceItems && way.account == account && !way.is_discarded;
+    Ok(ways.filter(is_one).collect())
 }
 
 /// The lines of what was used in these periods and not charged yet, of the meters that go this way.

@@ -13,7 +13,7 @@ use rust_decimal::Decimal;
 use super::Turn;
 use super::buckets::{self, Bucket, DELTA_WINDOW, OLDEST, Step, cut, window_of};
 use super::charges::{self, BucketRow, ChargeState};
-use super::facts::{self, CustomerTimes};
+use super::facts::{self, CustomerTimes, NO_PRICE};
 use super::stripe_meter::{StripeMeter, Window};
 use super::ways::{self, MeterWay, Way};
 use crate::error::Error;
@@ -64,7 +64,7 @@ impl Turn<'_> {
     pub(super) fn plan(&mut self) -> Result<(), Error> {
         let now = self.now();
         // Usage that is older than Stripe takes would have no bucket to move to.
-        let takes = |way: &&MeterWay| way.until.is_none_or(|until| until > now - OLDEST);
+        let takes = |way: &&MeterWay| !way.is_discarded && way.until.is_none_or(|until| until > now - OLDEST);
         for way in ways::all(self.conn)?.iter().filter(|way| way.account == self.realm.account).filter(takes)
         {
             let now = self.now();
@@ -301,8 +301,9 @@ impl MeterPlan<'_> {
             (_, Err(reason)) => return rows[n].wait(reason),
         };
         rows[n].customer = Some(customer);
-        if let Some(lack) = times.lack(start).filter(|_| !rows[n].is_begun()) {
-            return rows[n].wait(lack);
+        // A price that is gone charges nothing more, either.
+        if let Some(lack) = times.lack(start).filter(|lack| !rows[n].is_begun() || *lack == NO_PRICE) {
+            return rows[n].lacks(lack);
         }
         let is_taken = !rows[n].is_begun() && facts.taken.contains(&window_of(start, self.window).0);
         let is_charged = is_taken || times.is_charged(start, self.now) || start <= self.now - OLDEST;

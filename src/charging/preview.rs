@@ -96,6 +96,8 @@ pub struct MeteredUsage {
     pub not_sent: Quantity,
     /// Charges of the period that wait or failed.
     pub problems: i64,
+    /// Why Stripe will charge none of it, as a code: `no_price`; null: it will.
+    pub problem: Option<String>,
 }
 
 /// A priced line.
@@ -192,7 +194,10 @@ pub fn of_org(
     };
     for way in ways::all(conn)?.iter().filter(|way| way.account == realm.account) {
         if let (Some(at_stripe), Some(span)) = (&way.stripe_meter, way.within(period)) {
-            preview.metered.push(metered(conn, org.org_id, way, at_stripe, span)?);
+            let times = CustomerTimes::read(conn, realm, &customer, Some(&at_stripe.id))?;
+            let usage = metered(conn, org.org_id, way, at_stripe, span)?;
+            let problem = times.lack(now).map(str::to_owned);
+            preview.metered.push(MeteredUsage { problem, ..usage });
         }
     }
     if let Some(currency) = currency(conn, realm, &customer)? {
@@ -285,6 +290,7 @@ fn metered(
         sent: Quantity(sums.sent.normalize()),
         not_sent: Quantity((sums.due - sums.sent).normalize()),
         problems: sums.problems,
+        problem: None,
     })
 }
 

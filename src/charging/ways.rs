@@ -88,6 +88,9 @@ pub struct MeterWay {
     pub set_by: String,
     /// When it was set.
     pub set_at: DateTime<Utc>,
+    /// It was a mistake: nothing more is sent.
+    #[serde(skip)]
+    pub(super) is_discarded: bool,
     #[serde(skip)]
     pub(super) scanned_until: Option<DateTime<Utc>>,
 }
@@ -135,6 +138,8 @@ struct WayRow {
     since: DateTime<Utc>,
     #[diesel(sql_type = Nullable<Timestamptz>)]
     until: Option<DateTime<Utc>>,
+    #[diesel(sql_type = Bool)]
+    discarded: bool,
     #[diesel(sql_type = Text)]
     set_by: String,
     #[diesel(sql_type = Timestamptz)]
@@ -163,6 +168,7 @@ impl WayRow {
             stripe_meter,
             since: self.since,
             until: self.until,
+            is_discarded: self.discarded,
             set_by: self.set_by,
             set_at: self.set_at,
             scanned_until: self.scanned_until,
@@ -215,8 +221,8 @@ pub fn find(conn: &mut PgConnection, meter: &str) -> Result<MeterWay, Error> {
     found.ok_or(Error::NotFound("meter that goes to Stripe"))
 }
 
-/// Keys of meters that go as invoice items and whose usage has no price: nothing of it is charged. A level has
-/// its prices otherwise.
+/// Keys of meters that go as invoice items and whose usage has no price: nothing of it is charged. A level
+/// has its prices otherwise.
 ///
 /// # Errors
 /// When the database fails.

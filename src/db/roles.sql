@@ -63,7 +63,7 @@ REVOKE ALL ON usage_keys, stripe_arrivals, stripe_inbox, stripe_inbox_queue, str
     stripe_inbox_erased, message_counter, message_secrets, message_lanes,
     coulomb_migrations, __diesel_schema_migrations FROM coulomb_org;
 -- An org's list of usage that nobody charges asks which of its meters Stripe charges by invoice items.
-GRANT SELECT (meter_id, way, account, since, until) ON stripe_meters TO coulomb_org;
+GRANT SELECT (meter_id, way, account, since, until, discarded) ON stripe_meters TO coulomb_org;
 
 DO $$
 DECLARE

@@ -103,7 +103,7 @@ const STRIPE: &str = "
     CROSS JOIN LATERAL (SELECT tstzrange(greatest($1, w.since), least($2, w.until)) AS whole
         WHERE greatest($1, w.since) < least($2, w.until)) d
     CROSS JOIN LATERAL unnest(tstzmultirange(d.whole) - t.covered) AS u (free)
-    WHERE w.way = 'invoice_items'
+    WHERE w.way = 'invoice_items' AND NOT w.discarded
         AND NOT EXISTS (SELECT FROM billing_profiles b WHERE b.org_id = k.org_id)";
 
 /// Usage with a cost in the last [`DAYS`] days that lies in no charged period, of orgs with a billing

@@ -157,7 +157,7 @@ impl Shop {
         self.turn(&next.rfc3339()).await;
         let scanned = format!(
             "SELECT (NOT EXISTS (SELECT FROM stripe_meters WHERE stripe_meter_id IS NOT NULL
-                     AND scanned_until IS DISTINCT FROM '{0}')
+                     AND NOT discarded AND scanned_until IS DISTINCT FROM '{0}')
                  AND NOT EXISTS (SELECT FROM stripe_charges WHERE state = 'planned'
                      AND next_attempt_at <= '{0}')
                  AND (extract(hour FROM '{0}'::timestamptz AT TIME ZONE 'UTC') < 3

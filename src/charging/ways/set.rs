@@ -51,7 +51,8 @@ pub fn check(
         not_taken(others, at_stripe, new.since.unwrap_or(now))?;
     }
     let charged = charged_otherwise(conn, found.meter_id, new, at_stripe.as_ref())?;
-    let otherwise = own().filter(|way| !is_like(way)).filter_map(|way| way.until).chain(charged).max();
+    let others = || own().filter(|way| !is_like(way) && !way.is_discarded);
+    let otherwise = others().filter_map(|way| way.until).chain(charged).max();
     // What goes another way goes so to the end of its bucket.
     // Stripe sums whole minutes only, so that of a time that begins within one could not be compared.
     let minute = now.duration_trunc(TimeDelta::minutes(1)).unwrap_or(now);
@@ -62,6 +63,14 @@ pub fn check(
     }
     let ended = own().rfind(|way| is_like(way) && goes_on(way, since));
     let begun = begun(conn, found.meter_id, new, at_stripe.as_ref(), since)?;
+    // Its last bucket must not go on over the time of another way: that would be charged twice.
+    let first = ended.and_then(|way| way.until).into_iter().chain(begun).min();
+    let is_cut = first.is_some_and(|first| otherwise.is_some_and(|until| first < until));
+    if is_cut && new.way == Way::Totals {
+        let window = at_stripe.as_ref().and_then(|meter| meter.event_time_window).unwrap_or(DELTA_WINDOW);
+        return Err(cut_window(window_of(since, window)));
+    }
+    let (ended, begun) = if is_cut { (None, None) } else { (ended, begun) };
     let since = [Some(since), begun, ended.map(|way| way.since)].into_iter().flatten().min().unwrap_or(since);
     Ok(MeterWay {
         meter: meter.to_owned(),
@@ -72,10 +81,20 @@ pub fn check(
         stripe_meter: at_stripe,
         since,
         until: None,
+        is_discarded: false,
         set_by: by.to_owned(),
         set_at: now,
         scanned_until: None,
     })
+}
+
+/// A second total in a window would overwrite the first one.
+fn cut_window((start, end): (DateTime<Utc>, DateTime<Utc>)) -> Error {
+    let detail = format!(
+        "the meter went this way and then another one since {start}, and two totals there would overwrite \
+         each other: let it go the other way until {end}, then set this one"
+    );
+    Error::conflict("window_is_cut", detail)
 }
 
 /// Whether an ended way goes on when the same one is set again: its last window is not over, where a second
@@ -179,8 +198,8 @@ fn charged_otherwise(
     Ok(row.at)
 }
 
-/// The start of the first bucket that went this way before, and is cut by `since`: it goes on. A second
-/// bucket in its window would overwrite its total at Stripe.
+/// The start of the first bucket that went this way before in the window of `since`: it goes on. A second
+/// bucket in the window would overwrite its total at Stripe.
 fn begun(
     conn: &mut PgConnection,
     meter_id: i32,
@@ -188,17 +207,20 @@ fn begun(
     at_stripe: Option<&StripeMeter>,
     since: DateTime<Utc>,
 ) -> QueryResult<Option<DateTime<Utc>>> {
+    let Some(at_stripe) = at_stripe else { return Ok(None) };
+    let window = window_of(since, at_stripe.event_time_window.unwrap_or(DELTA_WINDOW));
     let row: FoundTime = diesel::sql_query(
         "SELECT min(c.period_start) AS at FROM stripe_charges c
          WHERE c.meter_id = $1 AND (c.way, c.account, c.stripe_meter_id) = ($2, $3, $4)
-             AND c.way <> 'invoice_items' AND c.period_start < $5 AND c.period_end > $5
+             AND c.period_start >= $6 AND c.period_start < $5
              AND (c.sent_at IS NOT NULL OR c.tried_at IS NOT NULL)",
     )
     .bind::<Integer, _>(meter_id)
     .bind::<Text, _>(new.way.name())
     .bind::<Text, _>(&new.account)
-    .bind::<Text, _>(at_stripe.map_or("", |meter| meter.id.as_str()))
+    .bind::<Text, _>(&at_stripe.id)
     .bind::<Timestamptz, _>(since)
+    .bind::<Timestamptz, _>(window.0)
     .get_result(conn)?;
     Ok(row.at)
 }
@@ -212,7 +234,8 @@ pub fn set(conn: &mut PgConnection, way: &MeterWay) -> Result<MeterWay, Error> {
     if let Some(way_id) = way.way_id {
         // All of its usage is looked through again: some came while it was removed.
         diesel::sql_query(
-            "UPDATE stripe_meters SET until = NULL, since = $2, set_by = $3, set_at = $4, scanned_until = NULL
+            "UPDATE stripe_meters SET until = NULL, discarded = false, since = $2, set_by = $3, set_at = $4,
+                 scanned_until = NULL
              WHERE way_id = $1",
         )
         .bind::<Integer, _>(way_id)
@@ -267,20 +290,26 @@ pub fn remove(
     // Stripe sums whole minutes only.
     let minute = TimeDelta::minutes(1);
     let until = now.duration_trunc(minute).map_or(now, |trunc| trunc + minute);
-    // A way that has not begun has nothing to send.
-    if unsent == Unsent::Discard || until <= way.since {
+    if unsent == Unsent::Discard {
         discard(conn, &way)?;
+    }
+    if until > way.since {
+        end(conn, &way, until, unsent)?;
     } else {
-        end(conn, &way, until)?;
+        // It has not begun, so it has nothing to send.
+        diesel::sql_query("DELETE FROM stripe_meters WHERE way_id = $1")
+            .bind::<Nullable<Integer>, _>(way.way_id)
+            .execute(conn)?;
     }
     Ok(MeterWay { until: Some(until.max(way.since)), ..way })
 }
 
 /// Lets a way charge what occurred before `until`, and nothing else.
-fn end(conn: &mut PgConnection, way: &MeterWay, until: DateTime<Utc>) -> QueryResult<()> {
-    diesel::sql_query("UPDATE stripe_meters SET until = $2 WHERE way_id = $1")
+fn end(conn: &mut PgConnection, way: &MeterWay, until: DateTime<Utc>, unsent: Unsent) -> QueryResult<()> {
+    diesel::sql_query("UPDATE stripe_meters SET until = $2, discarded = $3 WHERE way_id = $1")
         .bind::<Nullable<Integer>, _>(way.way_id)
         .bind::<Timestamptz, _>(until)
+        .bind::<Bool, _>(unsent == Unsent::Discard)
         .execute(conn)?;
     // Another way may charge the rest of the bucket's time.
     diesel::sql_query(
@@ -297,7 +326,7 @@ fn end(conn: &mut PgConnection, way: &MeterWay, until: DateTime<Utc>) -> QueryRe
     .map(drop)
 }
 
-/// Forgets a way, with what it did not send.
+/// Sends nothing more of a way.
 fn discard(conn: &mut PgConnection, way: &MeterWay) -> Result<(), Error> {
     let planned: bool = diesel::select(
         diesel::dsl::sql::<Bool>(
@@ -311,9 +340,6 @@ fn discard(conn: &mut PgConnection, way: &MeterWay) -> Result<(), Error> {
         let detail = "charges of this meter are on their way: try again when they are sent";
         return Err(Error::conflict("charges_planned", detail));
     }
-    diesel::sql_query("DELETE FROM stripe_meters WHERE way_id = $1")
-        .bind::<Nullable<Integer>, _>(way.way_id)
-        .execute(conn)?;
     // Buckets wait for the meter to go the same way again. Lines wait for what they waited for.
     diesel::sql_query(
         "UPDATE stripe_charges SET reason = 'way_removed'

@@ -84,9 +84,9 @@ pub(super) fn charges(conn: &mut PgConnection) -> Result<Finding, Error> {
     let counts = usage_charges::counts(conn, Utc::now())?;
     if counts.failed > 0 {
         return Ok(Finding::Bad(format!(
-            "{} charge(s) through Stripe failed: `coulomb stripe meters charges --state failed` says why, \
-             `coulomb stripe meters retry --failed` tries them again",
-            counts.failed
+            "{} charge(s) through Stripe failed, {} wait: `coulomb stripe meters charges --state failed` (or \
+             waiting) says why, `coulomb stripe meters retry --failed` tries the failed ones again",
+            counts.failed, counts.waiting
         )));
     }
     let staying = staying::count(conn, Utc::now() - PLANNED_FOR)?;

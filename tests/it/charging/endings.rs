@@ -153,6 +153,66 @@ async fn a_change_of_way_loses_nothing() {
     }
 }
 
+/// The first way must not go on over the time of the second one.
+#[tokio::test]
+async fn a_change_of_way_and_back_charges_nothing_twice() {
+    for (way, window) in [("totals", Some("hour")), ("deltas", None)] {
+        let (shop, _) = shop(way, window).await;
+        let first = json!({ "way": way, "stripe_meter": "mtr_1" });
+        shop.world.delete("/v1/stripe/meters/tokens").await.status(204);
+        shop.way("tokens", json!({ "way": "invoice_items" })).await;
+        shop.turn("2026-11-10T10:40:30Z").await;
+        shop.used("acme", 30, "2026-11-10T10:39:00Z").await;
+        shop.world.delete("/v1/stripe/meters/tokens").await.status(204);
+        if way == "totals" {
+            let back = shop.world.put("/v1/stripe/meters/tokens", first.clone()).await;
+            back.refused(409, "window_is_cut");
+            // The hour is over.
+            shop.way("tokens", json!({ "way": "invoice_items" })).await;
+            shop.turn("2026-11-10T11:00:30Z").await;
+            shop.world.delete("/v1/stripe/meters/tokens").await.status(204);
+        }
+        shop.way("tokens", first).await;
+        let at = if way == "totals" { "2026-11-10T11:05:00Z" } else { "2026-11-10T10:45:00Z" };
+        shop.turn(at).await;
+        shop.used("acme", 17, at).await;
+        shop.settled().await;
+        assert_eq!(shop.total("mtr_1", "acme", NOVEMBER.0, NOVEMBER.1), "5017", "{way}");
+        let shown = shop.world.get("/v1/stripe/preview?org=acme").await.status(200);
+        assert_eq!(shown.at("lines.0.quantity"), "30", "{way}: {shown}");
+    }
+}
+
+/// What Stripe has of a discarded way stays; the next way begins with the next minute.
+#[tokio::test]
+async fn a_discarded_way_takes_no_time_of_the_next_one() {
+    let (shop, _) = shop("totals", Some("day")).await;
+    shop.world.delete("/v1/stripe/meters/tokens?discard=true").await.status(204);
+    shop.way("tokens", json!({ "way": "invoice_items" })).await;
+    let set = shop.world.get("/v1/stripe/meters").await.status(200);
+    assert_eq!(set.at("0.since"), "2026-11-10T10:31:00Z");
+    shop.turn("2026-11-10T10:40:00Z").await;
+    shop.used("acme", 8000, "2026-11-10T10:35:00Z").await;
+    shop.used("acme", 3, "2026-11-10T10:20:00Z").await;
+    shop.settled().await;
+    assert_eq!(shop.charges(), ["10 00:00 sent 5000/5000"], "usage of a discarded way is not sent");
+    let shown = shop.world.get("/v1/stripe/preview?org=acme").await.status(200);
+    assert_eq!((shown.at("metered.0.sent"), shown.at("lines.0.quantity")), (&json!("5000"), &json!("8000")));
+}
+
+#[tokio::test]
+async fn a_price_that_is_gone_gets_no_more_usage() {
+    let (shop, subscription) = shop("totals", Some("hour")).await;
+    let item = json!({ "items": [{ "price": "price_pro" }] });
+    shop.account().update("subscription", &subscription, item);
+    shop.told().await;
+    shop.turn("2026-11-10T10:40:00Z").await;
+    shop.used("acme", 5, "2026-11-10T10:35:00Z").await;
+    shop.until("it waits", |shop| shop.charges() == ["10 10:00 waiting 5005/5000 no_price"]).await;
+    let shown = shop.world.get("/v1/stripe/preview?org=acme").await.status(200);
+    assert_eq!(shown.at("metered.0.problem"), "no_price");
+}
+
 /// An org cannot be charged by what nobody sends: late usage of a removed way waits where people see it.
 #[tokio::test]
 async fn usage_that_is_too_late_for_a_removed_way_waits() {
