@@ -162,7 +162,7 @@ impl Month {
     /// Lets every period end in some seconds, as a new anchor does: the running buckets are cut there.
     async fn end_periods_soon(&mut self) {
         // Time for the daemon to hear of it.
-        self.end = now() + 10 + i64::try_from(self.orgs / 40).expect("few");
+        self.end = now() + 20 + i64::try_from(self.orgs / 40).expect("few");
         let account = self.fake.account("");
         for subscription in account.all("subscription") {
             let mut items = subscription["items"]["data"].clone();
