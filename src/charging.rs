@@ -175,11 +175,9 @@ impl Charger {
         if refused.get(realm).is_some_and(|at| at.elapsed() < CHECK_AGAIN_AFTER) {
             return Ok(false);
         }
-        // The reader has not begun with it.
-        if accounts::find(turn.conn, realm)?.is_none() {
-            return Ok(false);
-        }
-        let error = match turn.sync.check_account(turn.conn, realm) {
+        // Without one, the reader has not begun with it.
+        let Some(account) = accounts::find(turn.conn, realm)? else { return Ok(false) };
+        let error = match turn.sync.check_account(turn.conn, &account) {
             Ok(_) => None,
             Err(Stopped::Call(error)) => Some(error.to_string()),
             Err(Stopped::Database(error)) => return Err(error),

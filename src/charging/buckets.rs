@@ -34,8 +34,6 @@ const DIGITS: u32 = 15;
 /// How long Stripe certainly knows an identifier, less an hour
 /// (<https://docs.stripe.com/api/billing/meter-event/create>).
 pub(super) const IDENTIFIER_KEPT: TimeDelta = TimeDelta::hours(23);
-/// The windows of deltas.
-pub(super) const DELTA_WINDOW: Window = Window::Hour;
 
 /// What is known of a bucket.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -16,7 +16,7 @@ use utoipa::ToSchema;
 
 pub use self::list::{Charge, ChargeFilter, ChargePosition, StateCounts, counts, list, retry, retry_all};
 pub(super) use self::stripe_sums::{OfOtherOrgs, SentBucket, of_other_orgs, sent_buckets};
-use super::buckets::Bucket;
+use super::buckets::{Bucket, Step};
 use super::plan::MeterPlan;
 use super::ways::Way;
 use crate::error::Error;
@@ -107,14 +107,13 @@ impl BucketRow {
         self.become_state(ChargeState::Waiting, Some(reason));
     }
 
-    /// It waits for a fact. What Stripe may have stays as it is, and an unanswered event is found out first.
+    /// Nothing more is sent of it, because a fact is missing. What Stripe has stays, and an unanswered event
+    /// is found out first.
     pub(super) fn lacks(&mut self, reason: &str) {
-        let is_complete = self.bucket.value() + self.bucket.discarded == self.bucket.delivered;
-        let is_open = self.bucket.sending.is_some() && self.bucket.is_tried;
-        match (self.is_begun(), is_open) {
-            (true, true) => {}
-            (true, false) if is_complete => self.done(),
-            _ => self.wait(reason),
+        match self.bucket.step(false) {
+            Step::Unanswered => {}
+            Step::Done if self.is_begun() => self.done(),
+            Step::Done | Step::Send(_) | Step::Move(_) => self.wait(reason),
         }
     }
 

@@ -13,7 +13,7 @@ use rust_decimal::Decimal;
 
 use super::buckets::{OLDEST, window_of};
 use super::charges::{ChargeKey, SentBucket, sent_buckets};
-use super::send::{LAG, as_shown, hourly_sums, is_of_account, sum};
+use super::send::{LAG, as_shown, hourly_sums, sum};
 use super::stripe_meter::{StripeMeter, Window};
 use super::ways::{self, Way};
 use super::{Turn, hold};
@@ -93,7 +93,7 @@ impl Turn<'_> {
 
     fn stop_comparing(&mut self, error: &CallError) -> Result<bool, Error> {
         tracing::warn!(%error, "the nightly comparison of usage stopped; it goes on later");
-        if is_of_account(error) {
+        if error.is_of_key() {
             accounts::note_error(
                 self.conn,
                 Held::Charging,

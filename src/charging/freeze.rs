@@ -13,7 +13,6 @@ use serde::Deserialize;
 
 use super::Turn;
 use super::frozen::{self, Freezing, Frozen, LineTarget};
-use super::send::is_of_account;
 use crate::error::Error;
 use crate::realm::Realm;
 use crate::stripe::client::Call;
@@ -98,7 +97,7 @@ impl Turn<'_> {
             Err(error) => {
                 tracing::warn!(invoice = row.id, %error, "a draft cannot be read; it is tried again");
                 frozen::postpone(self.conn, self.realm, &of, &error.to_string(), now)?;
-                return Ok(!is_of_account(&error));
+                return Ok(!error.is_of_key());
             }
         };
         let is_open = draft.takes_items(self.now());

@@ -17,7 +17,7 @@ use super::charges::{self, ChargeKey};
 use super::facts::CustomerTimes;
 use super::freeze::tell_late;
 use super::last_usage::NO_NEXT_INVOICE;
-use super::send::{fail, is_of_account};
+use super::send::fail;
 use crate::backoff;
 use crate::error::Error;
 use crate::invoicing::period_usage::UnchargedPrice;
@@ -136,7 +136,7 @@ impl Turn<'_> {
             }
             Err(error) => error,
         };
-        if is_of_account(&error) || error.is_temporary() {
+        if error.is_of_key() || error.is_temporary() {
             charges::postpone(
                 self.conn,
                 &key,
@@ -147,7 +147,7 @@ impl Turn<'_> {
                 // Stripe gives this answer again under the same key, whatever became of the request.
                 next_key(self.conn, &key)?;
             }
-            let fails = is_of_account(&error);
+            let fails = error.is_of_key();
             if fails {
                 accounts::note_error(self.conn, Held::Charging, realm, Some(&error.to_string()), now)?;
             }

@@ -13,7 +13,6 @@ use serde::Deserialize;
 
 use super::Turn;
 use super::frozen::{self, Freezing, Frozen, LineTarget};
-use super::send::is_of_account;
 use crate::error::Error;
 use crate::realm::Realm;
 use crate::stripe::client::{Call, CallError, StripeClient};
@@ -176,7 +175,7 @@ impl Turn<'_> {
                 tracing::warn!(customer = unplaced.customer_id, %error, "an invoice for the last usage of a \
                     subscription cannot be made yet");
                 frozen::postpone(self.conn, realm, &of, &error.to_string(), now)?;
-                Ok(!is_of_account(&error))
+                Ok(!error.is_of_key())
             }
         }
     }

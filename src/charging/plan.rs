@@ -11,7 +11,7 @@ use diesel::sql_types::{Array, BigInt, Bool, Integer, Nullable, Numeric, Text, T
 use rust_decimal::Decimal;
 
 use super::Turn;
-use super::buckets::{self, Bucket, DELTA_WINDOW, OLDEST, Step, cut, window_of};
+use super::buckets::{self, Bucket, OLDEST, Step, cut, window_of};
 use super::charges::{self, BucketRow, ChargeState};
 use super::facts::{self, CustomerTimes, NO_PRICE};
 use super::stripe_meter::{StripeMeter, Window};
@@ -54,7 +54,7 @@ impl<'a> MeterPlan<'a> {
     /// `None`: the meter does not go into a meter at Stripe.
     pub(super) fn new(realm: &'a Realm, way: &'a MeterWay, now: At) -> Option<Self> {
         let at_stripe = way.stripe_meter.as_ref()?;
-        let window = at_stripe.event_time_window.unwrap_or(DELTA_WINDOW);
+        let window = at_stripe.window();
         Some(Self { realm, way, at_stripe, window, now })
     }
 }

@@ -23,7 +23,7 @@ use crate::backoff;
 use crate::error::Error;
 use crate::messages::{self, NewMessage};
 use crate::realm::Realm;
-use crate::stripe::client::{Call, CallError, StripeClient};
+use crate::stripe::client::{self, Call, CallError, StripeClient};
 use crate::stripe::sync::accounts::{self, Held};
 
 type At = DateTime<Utc>;
@@ -147,7 +147,7 @@ impl Turn<'_> {
                 // People mend it: a minute at most, so that it goes on soon after.
                 let at = now + backoff::wait(bucket.attempts.min(3));
                 charges::postpone(self.conn, &key, at, &error.to_string())?;
-                return Ok(!is_of_account(&error));
+                return Ok(!error.is_of_key());
             }
         };
         match outcome {
@@ -173,11 +173,6 @@ impl Turn<'_> {
 fn must_ask(bucket: &DueBucket, is_charged: bool, now: At) -> bool {
     let is_forgotten = |tried_at: At| bucket.way == Way::Deltas.name() && tried_at + IDENTIFIER_KEPT <= now;
     bucket.tried_at.is_some_and(|tried_at| is_charged || is_forgotten(tried_at))
-}
-
-/// Whether an error concerns all calls of the account.
-pub(super) fn is_of_account(error: &CallError) -> bool {
-    error.refusal().is_some_and(|refusal| matches!(refusal.status, 401 | 403))
 }
 
 /// Marks a charge as failed, and tells it.
@@ -242,12 +237,10 @@ async fn send(
     // 500 again under the same key, whatever became of the first request.
     let call = Call::post("/v1/billing/meter_events", &form, &format!("{identifier}-{}", bucket.attempts));
     let call = call.of(&realm.account).once();
-    let unanswered =
-        |_| Err(CallError::Unknown(format!("Stripe did not answer in {} s", ANSWER_WITHIN.as_secs())));
-    match tokio::time::timeout(ANSWER_WITHIN, client.send(&call)).await.unwrap_or_else(unanswered) {
+    match client::within(ANSWER_WITHIN, client.send(&call)).await {
         Ok(_) => Ok(Outcome::Taken),
         Err(error) if is_known_identifier(&error) => Ok(Outcome::Taken),
-        Err(error) if is_of_account(&error) => Err(error),
+        Err(error) if error.is_of_key() => Err(error),
         Err(error) if error.is_temporary() => Ok(Outcome::Later(error.to_string())),
         Err(error) => {
             let refusal = error.refusal();
@@ -300,7 +293,7 @@ async fn ask(
             let detail = "it is not known whether Stripe took it, and Stripe sums no part of a minute";
             Ok(Outcome::Refused("outcome_unknown".to_owned(), detail.to_owned()))
         }
-        Err(error) if is_of_account(&error) => Err(error),
+        Err(error) if error.is_of_key() => Err(error),
         Err(error) => Ok(Outcome::Later(error.to_string())),
     }
 }

@@ -58,6 +58,14 @@ pub struct StripeMeter {
     pub customer_key: String,
 }
 
+impl StripeMeter {
+    /// The window of its buckets. Deltas, which add up, have those of hours.
+    #[must_use]
+    pub fn window(&self) -> Window {
+        self.event_time_window.unwrap_or(Window::Hour)
+    }
+}
+
 #[derive(Deserialize)]
 struct Shown {
     event_name: String,

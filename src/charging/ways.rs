@@ -97,9 +97,19 @@ pub struct MeterWay {
 
 impl MeterWay {
     /// Whether it is the same way, into the same meter at Stripe.
-    fn is_like(&self, way: Way, account: &str, at_stripe: Option<&StripeMeter>) -> bool {
-        let id = |meter: Option<&StripeMeter>| meter.map(|meter| meter.id.clone());
-        self.way == way && self.account == account && id(self.stripe_meter.as_ref()) == id(at_stripe)
+    fn is_like(&self, other: &Self) -> bool {
+        let place = |way: &Self| (way.way, way.account.clone(), way.stripe_meter_id().to_owned());
+        place(self) == place(other)
+    }
+
+    /// Id of the meter at Stripe; empty: invoice items.
+    fn stripe_meter_id(&self) -> &str {
+        self.stripe_meter.as_ref().map_or("", |meter| &meter.id)
+    }
+
+    /// The window of its buckets; `None`: it has none.
+    fn window(&self) -> Option<Window> {
+        self.stripe_meter.as_ref().map(StripeMeter::window)
     }
 
     /// The part of a time in which it is the way; `None`: none of it.

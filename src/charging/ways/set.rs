@@ -6,7 +6,7 @@ use diesel::prelude::*;
 use diesel::sql_types::{Bool, Integer, Nullable, Text, Timestamptz};
 
 use super::{MeterWay, NewWay, Way, all, find};
-use crate::charging::buckets::{DELTA_WINDOW, window_of};
+use crate::charging::buckets::window_of;
 use crate::charging::stripe_meter::{StripeMeter, Window};
 use crate::error::Error;
 use crate::metering::meters::{self, Aggregation};
@@ -30,62 +30,77 @@ pub fn check(
     if new.since.is_some_and(|since| since > now) {
         return Err(Error::invalid("since", "must not be in the future"));
     }
-    let ways = all(conn)?;
-    let is_like = |way: &MeterWay| way.is_like(new.way, &new.account, at_stripe.as_ref());
-    let own = || ways.iter().filter(|way| way.meter_id == found.meter_id);
-    if let Some(other) = own().find(|way| way.until.is_none()) {
-        if !is_like(other) {
-            let detail = format!(
-                "the meter goes to Stripe as {} already, and two ways would charge twice: remove that first",
-                other.way.name()
-            );
-            return Err(Error::conflict("meter_has_a_way", detail));
-        }
-        if new.since.is_some_and(|since| since != other.since) {
-            let detail = format!("the meter goes this way since {}: remove the way first", other.since);
-            return Err(Error::conflict("meter_has_a_way", detail));
-        }
-    }
-    if let Some(at_stripe) = &at_stripe {
-        let others = ways.iter().filter(|way| way.meter_id != found.meter_id && way.account == new.account);
-        not_taken(others, at_stripe, new.since.unwrap_or(now))?;
-    }
-    let charged = charged_otherwise(conn, found.meter_id, new, at_stripe.as_ref())?;
-    let others = || own().filter(|way| !is_like(way) && !way.is_discarded);
-    let otherwise = others().filter_map(|way| way.until).chain(charged).max();
-    // What goes another way goes so to the end of its bucket.
     // Stripe sums whole minutes only, so that of a time that begins within one could not be compared.
     let minute = now.duration_trunc(TimeDelta::minutes(1)).unwrap_or(now);
-    let since = new.since.unwrap_or_else(|| otherwise.map_or(minute, |until| until.max(minute)));
-    if let Some(until) = otherwise.filter(|until| since < *until) {
-        let detail = format!("usage until {until} went to Stripe another way: `since` must not be before");
-        return Err(Error::conflict("charged_another_way", detail));
-    }
-    let ended = own().rfind(|way| is_like(way) && goes_on(way, since));
-    let begun = begun(conn, found.meter_id, new, at_stripe.as_ref(), since)?;
-    // Its last bucket must not go on over the time of another way: that would be charged twice.
-    let first = ended.and_then(|way| way.until).into_iter().chain(begun).min();
-    let is_cut = first.is_some_and(|first| otherwise.is_some_and(|until| first < until));
-    if is_cut && new.way == Way::Totals {
-        let window = at_stripe.as_ref().and_then(|meter| meter.event_time_window).unwrap_or(DELTA_WINDOW);
-        return Err(cut_window(window_of(since, window)));
-    }
-    let (ended, begun) = if is_cut { (None, None) } else { (ended, begun) };
-    let since = [Some(since), begun, ended.map(|way| way.since)].into_iter().flatten().min().unwrap_or(since);
-    Ok(MeterWay {
+    let mut way = MeterWay {
         meter: meter.to_owned(),
         meter_id: found.meter_id,
-        way_id: ended.and_then(|way| way.way_id),
+        way_id: None,
         way: new.way,
         account: new.account.clone(),
         stripe_meter: at_stripe,
-        since,
+        since: new.since.unwrap_or(minute),
         until: None,
         is_discarded: false,
         set_by: by.to_owned(),
         set_at: now,
         scanned_until: None,
-    })
+    };
+    let (own, others): (Vec<_>, Vec<_>) =
+        all(conn)?.into_iter().partition(|other| other.meter_id == way.meter_id);
+    if let Some(running) = own.iter().find(|own| own.until.is_none()) {
+        not_another(running, &way, new.since)?;
+    }
+    not_taken(&others, &way)?;
+    let otherwise = charged_otherwise(conn, &own, &way)?;
+    if let Some(until) = otherwise.filter(|until| way.since < *until) {
+        if new.since.is_some() {
+            let detail =
+                format!("usage until {until} went to Stripe another way: `since` must not be before");
+            return Err(Error::conflict("charged_another_way", detail));
+        }
+        way.since = until;
+    }
+    go_on(conn, &own, way, otherwise)
+}
+
+/// Checks that a running way of the meter is the same as a new one.
+fn not_another(running: &MeterWay, way: &MeterWay, since: Option<DateTime<Utc>>) -> Result<(), Error> {
+    if !running.is_like(way) {
+        let detail = format!(
+            "the meter goes to Stripe as {} already, and two ways would charge twice: remove that first",
+            running.way.name()
+        );
+        return Err(Error::conflict("meter_has_a_way", detail));
+    }
+    if since.is_some_and(|since| since != running.since) {
+        let detail = format!("the meter goes this way since {}: remove the way first", running.since);
+        return Err(Error::conflict("meter_has_a_way", detail));
+    }
+    Ok(())
+}
+
+/// Lets a way go on that was removed a moment ago, where the new one would send a second bucket in the same
+/// window. `otherwise`: until when the meter went another way. The last bucket must not go on over that time,
+/// or it would be charged twice.
+fn go_on(
+    conn: &mut PgConnection,
+    own: &[MeterWay],
+    way: MeterWay,
+    otherwise: Option<DateTime<Utc>>,
+) -> Result<MeterWay, Error> {
+    let ended = own.iter().rfind(|ended| ended.is_like(&way) && goes_on(ended, way.since));
+    let begun = begun(conn, &way)?;
+    let first = ended.and_then(|ended| ended.until).into_iter().chain(begun).min();
+    if first.is_some_and(|first| otherwise.is_some_and(|until| first < until)) {
+        return match (way.way, way.window()) {
+            (Way::Totals, Some(window)) => Err(cut_window(window_of(way.since, window))),
+            // Deltas add up, so a second bucket does no harm.
+            _ => Ok(way),
+        };
+    }
+    let since = ended.map(|ended| ended.since).into_iter().chain(begun).fold(way.since, DateTime::min);
+    Ok(MeterWay { way_id: ended.and_then(|ended| ended.way_id), since, ..way })
 }
 
 /// A second total in a window would overwrite the first one.
@@ -97,12 +112,11 @@ fn cut_window((start, end): (DateTime<Utc>, DateTime<Utc>)) -> Error {
     Error::conflict("window_is_cut", detail)
 }
 
-/// Whether an ended way goes on when the same one is set again: its last window is not over, where a second
-/// bucket would overwrite the total of the first one, or its time is included.
+/// Whether an ended way goes on when the same one is set again since a time: the time is not after its end,
+/// or is in its last window.
 fn goes_on(way: &MeterWay, since: DateTime<Utc>) -> bool {
     let Some(until) = way.until else { return false };
-    let window = way.stripe_meter.as_ref().map(|meter| meter.event_time_window.unwrap_or(DELTA_WINDOW));
-    since <= until || window.is_some_and(|window| since < last_window_end(until, window))
+    since <= until || way.window().is_some_and(|window| since < last_window_end(until, window))
 }
 
 /// The end of the window that an ended way was in last.
@@ -112,19 +126,13 @@ fn last_window_end(until: DateTime<Utc>, window: Window) -> DateTime<Utc> {
 
 /// Checks that no other meter goes into a meter at Stripe, or into one with the same name of events. An ended
 /// way is in it until the end of its last window: two totals of a window overwrite each other.
-fn not_taken<'a>(
-    others: impl Iterator<Item = &'a MeterWay>,
-    at_stripe: &StripeMeter,
-    since: DateTime<Utc>,
-) -> Result<(), Error> {
-    for other in others {
-        let Some(theirs) = &other.stripe_meter else { continue };
-        if theirs.id != at_stripe.id && theirs.event_name != at_stripe.event_name {
-            continue;
-        }
-        let window = theirs.event_time_window.unwrap_or(DELTA_WINDOW);
-        let is_free = other.until.is_some_and(|until| last_window_end(until, window) <= since);
-        if !is_free {
+fn not_taken(others: &[MeterWay], way: &MeterWay) -> Result<(), Error> {
+    let Some(at_stripe) = &way.stripe_meter else { return Ok(()) };
+    for other in others.iter().filter(|other| other.account == way.account) {
+        let (Some(theirs), Some(window)) = (&other.stripe_meter, other.window()) else { continue };
+        let is_same = theirs.id == at_stripe.id || theirs.event_name == at_stripe.event_name;
+        let is_free = other.until.is_some_and(|until| last_window_end(until, window) <= way.since);
+        if is_same && !is_free {
             let (meter, id, name) = (&other.meter, &theirs.id, &theirs.event_name);
             let detail = format!(
                 "usage of the meter {meter} goes into {id} (event name {name}): make another meter at \
@@ -178,49 +186,42 @@ struct FoundTime {
     at: Option<DateTime<Utc>>,
 }
 
-/// Until when charges of the meter went another way, or into another meter at Stripe.
+/// Until when the meter went another way, or into another meter at Stripe. What a discarded way sent counts,
+/// and the rest of its time does not.
 fn charged_otherwise(
     conn: &mut PgConnection,
-    meter_id: i32,
-    new: &NewWay,
-    at_stripe: Option<&StripeMeter>,
+    own: &[MeterWay],
+    way: &MeterWay,
 ) -> QueryResult<Option<DateTime<Utc>>> {
     let row: FoundTime = diesel::sql_query(
         "SELECT max(c.period_end) AS at FROM stripe_charges c
          WHERE c.meter_id = $1 AND (c.way, c.account, c.stripe_meter_id) <> ($2, $3, $4)
              AND (c.delivered <> 0 OR c.tried_at IS NOT NULL OR c.way = 'invoice_items')",
     )
-    .bind::<Integer, _>(meter_id)
-    .bind::<Text, _>(new.way.name())
-    .bind::<Text, _>(&new.account)
-    .bind::<Text, _>(at_stripe.map_or("", |meter| meter.id.as_str()))
+    .bind::<Integer, _>(way.meter_id)
+    .bind::<Text, _>(way.way.name())
+    .bind::<Text, _>(&way.account)
+    .bind::<Text, _>(way.stripe_meter_id())
     .get_result(conn)?;
-    Ok(row.at)
+    let others = own.iter().filter(|other| !other.is_like(way) && !other.is_discarded);
+    Ok(others.filter_map(|other| other.until).chain(row.at).max())
 }
 
-/// The start of the first bucket that went this way before in the window of `since`: it goes on. A second
-/// bucket in the window would overwrite its total at Stripe.
-fn begun(
-    conn: &mut PgConnection,
-    meter_id: i32,
-    new: &NewWay,
-    at_stripe: Option<&StripeMeter>,
-    since: DateTime<Utc>,
-) -> QueryResult<Option<DateTime<Utc>>> {
-    let Some(at_stripe) = at_stripe else { return Ok(None) };
-    let window = window_of(since, at_stripe.event_time_window.unwrap_or(DELTA_WINDOW));
+/// The start of the first bucket that went this way before in the window in which the way begins.
+fn begun(conn: &mut PgConnection, way: &MeterWay) -> QueryResult<Option<DateTime<Utc>>> {
+    let Some(window) = way.window() else { return Ok(None) };
     let row: FoundTime = diesel::sql_query(
         "SELECT min(c.period_start) AS at FROM stripe_charges c
          WHERE c.meter_id = $1 AND (c.way, c.account, c.stripe_meter_id) = ($2, $3, $4)
-             AND c.period_start >= $6 AND c.period_start < $5
+             AND c.period_start >= $5 AND c.period_start < $6
              AND (c.sent_at IS NOT NULL OR c.tried_at IS NOT NULL)",
     )
-    .bind::<Integer, _>(meter_id)
-    .bind::<Text, _>(new.way.name())
-    .bind::<Text, _>(&new.account)
-    .bind::<Text, _>(&at_stripe.id)
-    .bind::<Timestamptz, _>(since)
-    .bind::<Timestamptz, _>(window.0)
+    .bind::<Integer, _>(way.meter_id)
+    .bind::<Text, _>(way.way.name())
+    .bind::<Text, _>(&way.account)
+    .bind::<Text, _>(way.stripe_meter_id())
+    .bind::<Timestamptz, _>(window_of(way.since, window).0)
+    .bind::<Timestamptz, _>(way.since)
     .get_result(conn)?;
     Ok(row.at)
 }
@@ -320,7 +321,7 @@ fn end(conn: &mut PgConnection, way: &MeterWay, until: DateTime<Utc>, unsent: Un
     .bind::<Integer, _>(way.meter_id)
     .bind::<Text, _>(way.way.name())
     .bind::<Text, _>(&way.account)
-    .bind::<Text, _>(way.stripe_meter.as_ref().map_or("", |meter| meter.id.as_str()))
+    .bind::<Text, _>(way.stripe_meter_id())
     .bind::<Timestamptz, _>(until)
     .execute(conn)
     .map(drop)

@@ -45,7 +45,7 @@ impl CallError {
         self.refusal().is_some_and(|refusal| refusal.status == 403)
     }
 
-    /// Whether the key itself is refused, or may not do this.
+    /// Whether the key itself is refused, or may not do this: every such call fails alike.
     #[must_use]
     pub fn is_of_key(&self) -> bool {
         self.refusal().is_some_and(|refusal| matches!(refusal.status, 401 | 403))

@@ -107,7 +107,7 @@ impl Turn<'_> {
             realm: self.realm.clone(),
             version: accounts::api_version(self.conn, self.realm)?,
         };
-        account.stripe_id = Some(self.sync.check_account(self.conn, self.realm)?);
+        account.stripe_id = Some(self.sync.check_account(self.conn, &account)?);
         let is_first_turn = self.sync.state().begun.insert(self.realm.clone());
         self.request_backfill(is_first_turn)?;
         if is_due(account.pulled_at, self.sync.options.pull_every, (self.now)()) {

@@ -4,10 +4,9 @@
 use diesel::pg::PgConnection;
 
 use super::Sync;
-use super::accounts::{self, Noted};
+use super::accounts::{self, Account, Noted};
 use super::read::Reader;
 use crate::error::Error;
-use crate::realm::Realm;
 use crate::stripe::client::CallError;
 
 /// Why calls for an account stopped.
@@ -31,24 +30,28 @@ impl<E: Into<Error>> From<E> for Stopped {
 }
 
 impl Sync {
-    /// Compares the key's account with the one that was read before, once in a process; the first one is
-    /// noted. Returns its id (`acct_…`).
+    /// Compares the key's account with that of the objects, once in a process. The first one is noted.
+    /// Returns its id (`acct_…`).
     ///
     /// # Errors
     /// [`CallError::OtherAccount`] when it is another one; when the call or the database fails.
-    pub(crate) fn check_account(&self, conn: &mut PgConnection, realm: &Realm) -> Result<String, Stopped> {
-        let account = accounts::find(conn, realm)?;
-        let known = account.ok_or(Error::NotFound("account"))?.stripe_id;
-        if let Some(known) = known.as_ref().filter(|_| self.state().checked.contains(realm)) {
+    pub(crate) fn check_account(
+        &self,
+        conn: &mut PgConnection,
+        account: &Account,
+    ) -> Result<String, Stopped> {
+        let realm = account.realm();
+        let known = account.stripe_id.as_ref();
+        if let Some(known) = known.filter(|_| self.state().checked.contains(&realm)) {
             return Ok(known.clone());
         }
         let reader = Reader { client: self.client().clone(), realm: realm.clone(), version: None };
         let (id, _) = self.runtime().block_on(reader.account())?;
         match known {
-            Some(known) => is_same(&id, &known)?,
-            None => accounts::note(conn, realm, &Noted { stripe_id: Some(id.clone()), ..Noted::default() })?,
+            Some(known) => is_same(&id, known)?,
+            None => accounts::note(conn, &realm, &Noted { stripe_id: Some(id.clone()), ..Noted::default() })?,
         }
-        self.state().checked.insert(realm.clone());
+        self.state().checked.insert(realm);
         Ok(id)
     }
 }
