@@ -7,7 +7,9 @@ mod levels;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
+use reqwest::StatusCode;
 use rust_decimal::Decimal;
 use serde_json::{Value, json};
 
@@ -15,6 +17,8 @@ use crate::support::{Daemon, Database, TestClock};
 
 /// Steps of a life.
 const STEPS: u64 = 40;
+/// How often a request is sent that is answered 503.
+const MOST_TRIES: u32 = 5;
 
 /// Pseudo-random numbers from a seed (SplitMix64).
 struct Chance(u64);
@@ -150,10 +154,20 @@ impl Place {
         self.clock.turn(&format!("2026-11-26T12:00:{:02}.{:06}Z", ticks / 1_000_000, ticks % 1_000_000));
     }
 
+    /// Sends it again when the daemon asks for that: a loaded machine may search a day for too long.
     async fn post(&self, path: &str, body: &Value) {
         self.tick();
-        let (status, answer) = self.daemon.post(path, &self.key, body).await;
-        assert!(status.is_success(), "{path} {body}: {status} {answer}");
+        let mut busy = 0;
+        loop {
+            let (status, answer) = self.daemon.post(path, &self.key, body).await;
+            if status.is_success() {
+                return;
+            }
+            busy += 1;
+            let again = status == StatusCode::SERVICE_UNAVAILABLE && busy < MOST_TRIES;
+            assert!(again, "{path} {body}: {status} {answer}");
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
     }
 
     fn card(&self, id: i32, version: usize, kind: Kind, card: &Card) {
