@@ -24,6 +24,7 @@ pub mod preview;
 mod reports;
 mod send;
 pub mod stripe_meter;
+mod uninvoiced;
 pub mod ways;
 
 use std::collections::HashMap;
@@ -137,6 +138,7 @@ impl Charger {
                 turn.freeze()?;
                 turn.charge_last_usage()?;
                 turn.find_discarded()?;
+                turn.find_uninvoiced()?;
             }
             let more = turn.send_buckets()? | turn.send_items()?;
             turn.read_reports()?;

@@ -1216,6 +1216,7 @@ diesel::table! {
         deleted -> Bool,
         metadata -> Jsonb,
         stripe_meter_id -> Nullable<Text>,
+        transform_divide_by -> Nullable<Int8>,
     }
 }
 

@@ -88,6 +88,8 @@ mirror! {
         metadata: Value,
         /// Of a metered price: Stripe's meter whose usage it charges.
         stripe_meter_id: Option<String>,
+        /// Stripe divides the quantity by this and charges whole packages (`transform_quantity`).
+        transform_divide_by: Option<i64>,
     }
 }
 

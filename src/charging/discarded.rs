@@ -27,9 +27,10 @@ use crate::stripe::sync::drift::{self, DriftKind, NewDrift};
 type At = DateTime<Utc>;
 
 /// Why a bucket fails.
-const NOT_INVOICED: &str = "not_invoiced";
-/// The last invoice of a subscription is known so long after the end, even if its event was missed.
-const TIME_FOR_INVOICE: TimeDelta = TimeDelta::hours(1);
+pub(super) const NOT_INVOICED: &str = "not_invoiced";
+/// The last invoice of a subscription, and the lines of any, are known so long after the end, even if an
+/// event was missed.
+pub(super) const TIME_FOR_INVOICE: TimeDelta = TimeDelta::hours(1);
 
 #[derive(QueryableByName)]
 struct DiscardedUsage {

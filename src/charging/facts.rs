@@ -112,23 +112,46 @@ pub(super) fn taken_windows(
 /// SQL: whether a subscription has a price that charges usage of a meter at Stripe. Both are SQL; a null
 /// meter stands for any. Items, prices and meters of prices that are not known may be those.
 pub(super) fn has_price_of(subscription: &str, meter: &str) -> String {
+    let (items, is_of_meter) = items_of(subscription, meter);
+    format!("coalesce((SELECT bool_or({is_of_meter}) {items}), true)")
+}
+
+/// SQL: since when a subscription has had such a price; null: it has none. A price that is added later
+/// charges usage from then on
+/// (<https://docs.stripe.com/billing/subscriptions/usage-based/manage-billing-setup>). The first items are
+/// made with the subscription, and charge from its start, also of one that is backdated.
+fn priced_since(subscription: &str, meter: &str) -> String {
+    let (items, is_of_meter) = items_of(subscription, meter);
+    let started = format!("coalesce({subscription}.start_date, {subscription}.created)");
     format!(
-        "coalesce((SELECT bool_or(coalesce(t.usage_type, r.recurring_usage_type, 'metered') = 'metered'
-                AND ({meter} IS NULL
-                    OR coalesce(t.stripe_meter_id, r.stripe_meter_id, {meter}) = {meter}))
-            FROM subscription_items t LEFT JOIN prices r
-                ON (r.account, r.livemode, r.id) = (t.account, t.livemode, t.price_id)
-            WHERE (t.account, t.livemode, t.subscription_id)
-                = ({subscription}.account, {subscription}.livemode, {subscription}.id)), true)"
+        "(SELECT CASE WHEN count(*) = 0 THEN {started} ELSE min(
+                CASE WHEN t.created > {subscription}.created + interval '1 minute' THEN t.created
+                    ELSE {started} END) FILTER (WHERE {is_of_meter}) END
+            {items})"
     )
+}
+
+/// SQL: the items of a subscription, and whether one of them has a price of the meter.
+fn items_of(subscription: &str, meter: &str) -> (String, String) {
+    let is_of_meter = format!(
+        "(coalesce(t.usage_type, r.recurring_usage_type, 'metered') = 'metered'
+            AND ({meter} IS NULL OR coalesce(t.stripe_meter_id, r.stripe_meter_id, {meter}) = {meter}))"
+    );
+    let items = format!(
+        "FROM subscription_items t LEFT JOIN prices r
+            ON (r.account, r.livemode, r.id) = (t.account, t.livemode, t.price_id)
+        WHERE (t.account, t.livemode, t.subscription_id)
+            = ({subscription}.account, {subscription}.livemode, {subscription}.id)"
+    );
+    (items, is_of_meter)
 }
 
 /// When a customer's subscriptions ran, and their billing periods.
 #[derive(Clone, Debug, Default)]
 pub(super) struct CustomerTimes {
-    /// Start and end of each subscription that ran (`None`: it runs), with whether it has a price of the
-    /// usage.
-    runs: Vec<(At, Option<At>, bool)>,
+    /// Start and end of each subscription that ran (`None`: it runs), with the time since which it has a
+    /// price of the usage (`None`: it has none).
+    runs: Vec<(At, Option<At>, Option<At>)>,
     /// Billing periods that Stripe showed, with whether their invoice is finalised. Those of prices of the
     /// usage, where there are any: items of one subscription may have periods of their own.
     periods: Vec<(At, At, bool)>,
@@ -144,6 +167,8 @@ struct SpanRow {
     invoiced: Option<bool>,
     #[diesel(sql_type = Bool)]
     metered: bool,
+    #[diesel(sql_type = Nullable<Timestamptz>)]
+    priced_since: Option<At>,
 }
 
 impl CustomerTimes {
@@ -155,15 +180,17 @@ impl CustomerTimes {
         customer: &str,
         meter: Option<&str>,
     ) -> QueryResult<Self> {
-        let metered = has_price_of("s", "$4");
+        let priced_since = priced_since("s", "$4");
         let rows: Vec<SpanRow> = diesel::sql_query(format!(
             r#"WITH mine AS (
                 SELECT s.account, s.livemode, s.id, coalesce(s.start_date, s.created) AS started, s.ended_at,
-                    {metered} AS metered
+                    {priced_since} AS priced_since
                 FROM subscriptions s
                 WHERE (s.account, s.livemode, s.customer_id) = ($1, $2, $3)
                     AND s.status NOT IN ('incomplete', 'incomplete_expired'))
-             SELECT started AS start, ended_at AS "end", NULL::boolean AS invoiced, metered FROM mine
+             SELECT started AS start, ended_at AS "end", NULL::boolean AS invoiced, false AS metered,
+                 priced_since
+             FROM mine
              WHERE started IS NOT NULL
              UNION ALL
              SELECT p.period_start, least(p.period_end, m.ended_at),
@@ -172,7 +199,8 @@ impl CustomerTimes {
                          AND i.finalized_at IS NOT NULL AND i.billing_reason = 'subscription_cycle'
                          AND i.period_end = p.period_end),
                  coalesce(r.recurring_usage_type = 'metered', false)
-                     AND ($4 IS NULL OR coalesce(r.stripe_meter_id, $4) = $4)
+                     AND ($4 IS NULL OR coalesce(r.stripe_meter_id, $4) = $4),
+                 NULL
              FROM mine m JOIN subscription_periods p
                  ON (p.account, p.livemode, p.subscription_id) = (m.account, m.livemode, m.id)
              LEFT JOIN prices r ON (r.account, r.livemode, r.id) = (p.account, p.livemode, p.price_id)
@@ -190,15 +218,15 @@ impl CustomerTimes {
             match (row.invoiced, row.end) {
                 (Some(_), _) if any_metered && !row.metered => {}
                 (Some(invoiced), Some(end)) => times.periods.push((row.start, end, invoiced)),
-                (_, end) => times.runs.push((row.start, end, row.metered)),
+                (_, end) => times.runs.push((row.start, end, row.priced_since)),
             }
         }
         Ok(times)
     }
 
-    /// Every instant at which a period or a subscription begins or ends.
+    /// Every instant at which a period or a subscription begins or ends, or a price begins.
     pub(super) fn edges(&self) -> impl Iterator<Item = At> + '_ {
-        let runs = self.runs.iter().flat_map(|(start, end, _)| [Some(*start), *end]).flatten();
+        let runs = self.runs.iter().flat_map(|(start, end, since)| [Some(*start), *end, *since]).flatten();
         runs.chain(self.periods.iter().flat_map(|(start, end, _)| [*start, *end]))
     }
 
@@ -209,7 +237,7 @@ impl CustomerTimes {
 
     /// Why Stripe would charge no usage of an instant; `None`: it charges it.
     pub(super) fn lack(&self, at: At) -> Option<&'static str> {
-        if self.runs_at(at).any(|is_metered| is_metered) {
+        if self.runs_at(at).any(|since| since.is_some_and(|since| since <= at)) {
             None
         } else if self.covers(at) {
             Some(NO_PRICE)
@@ -218,11 +246,11 @@ impl CustomerTimes {
         }
     }
 
-    /// Whether each subscription that ran at an instant has a price of the usage.
-    fn runs_at(&self, at: At) -> impl Iterator<Item = bool> + '_ {
-        let ran =
-            move |(start, end, _): &&(At, Option<At>, bool)| *start <= at && end.is_none_or(|end| at < end);
-        self.runs.iter().filter(ran).map(|(_, _, is_metered)| *is_metered)
+    /// Since when each subscription that ran at an instant has a price of the usage.
+    fn runs_at(&self, at: At) -> impl Iterator<Item = Option<At>> + '_ {
+        let runs = self.runs.iter();
+        let ran = runs.filter(move |(start, end, _)| *start <= at && end.is_none_or(|end| at < end));
+        ran.map(|(_, _, since)| *since)
     }
 
     /// Whether the invoice of the period that contains an instant is finalised, or will be before an event
@@ -265,7 +293,8 @@ mod tests {
             (at("10-01T00:00"), at("11-01T00:00"), false),
             (at("11-01T00:00"), at("12-01T00:00"), false),
         ];
-        let runs = vec![(at("10-01T00:00"), Some(at("11-20T00:00")), true)];
+        let start = at("10-01T00:00");
+        let runs = vec![(start, Some(at("11-20T00:00")), Some(start))];
         let times = CustomerTimes { runs, periods };
         for (usage, now, charged) in [
             ("10-31T23:00", "10-31T23:30", false),

@@ -301,12 +301,14 @@ impl MeterPlan<'_> {
             (_, Err(reason)) => return rows[n].wait(reason),
         };
         rows[n].customer = Some(customer);
-        // A price that is gone charges nothing more, either.
-        if let Some(lack) = times.lack(start).filter(|lack| !rows[n].is_begun() || *lack == NO_PRICE) {
+        let is_begun = rows[n].is_begun();
+        let is_taken = !is_begun && facts.taken.contains(&window_of(start, self.window).0);
+        let is_charged = is_taken || times.is_charged(start, self.now) || start <= self.now - OLDEST;
+        // A price that is gone charges nothing more in its period, either.
+        let counts = |lack: &&str| !is_begun || *lack == NO_PRICE && !is_charged;
+        if let Some(lack) = times.lack(start).filter(counts) {
             return rows[n].lacks(lack);
         }
-        let is_taken = !rows[n].is_begun() && facts.taken.contains(&window_of(start, self.window).0);
-        let is_charged = is_taken || times.is_charged(start, self.now) || start <= self.now - OLDEST;
         // A second look: after a move, what is left may be sent.
         for _ in 0..2 {
             match rows[n].bucket.step(is_charged) {

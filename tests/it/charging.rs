@@ -7,6 +7,7 @@ mod items;
 mod meters;
 mod months;
 mod nightly;
+mod prices;
 mod set_up;
 
 use std::time::Duration;

@@ -66,6 +66,7 @@ const TEXTS: &[(&str, &str)] = &[
     ("2026-11-28-040002", include_str!("../../../migrations/2026-11-28-040002_sent_deltas/up.sql")),
     ("2026-11-28-040003", include_str!("../../../migrations/2026-11-28-040003_meter_of_a_price/up.sql")),
     ("2026-11-28-040004", include_str!("../../../migrations/2026-11-28-040004_ended_ways/up.sql")),
+    ("2026-11-29-010001", include_str!("../../../migrations/2026-11-29-010001_package_of_a_price/up.sql")),
 ];
 
 /// A row of `coulomb_migrations`: a migration that the database has.

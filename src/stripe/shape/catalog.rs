@@ -45,6 +45,7 @@ pub(in crate::stripe) fn price(from: ObjectFields<'_>) -> Result<Price, ShapeErr
         deleted: from.object.deleted,
         metadata: from.metadata(),
         stripe_meter_id: meter(from),
+        transform_divide_by: from.at("transform_quantity").integer("divide_by"),
     })
 }
 

@@ -323,6 +323,7 @@ fn products_and_prices() {
         deleted: false,
         metadata: json!({"p": "q"}),
         stripe_meter_id: text("mtr_1"),
+        transform_divide_by: Some(60),
     };
     assert_eq!(read_live(fixture!("price")).prices, [price]);
 }

@@ -23,6 +23,13 @@ pub fn quantity_json(quantity: Decimal) -> Value {
     json!(quantity.trunc().to_i64())
 }
 
+/// The packages that a usage fills, of a price that charges by the package.
+pub fn packages(price: &Value, usage: Decimal) -> Decimal {
+    let Some(size) = price["transform_quantity"]["divide_by"].as_i64() else { return usage };
+    let filled = usage / Decimal::from(size);
+    if price["transform_quantity"]["round"] == "up" { filled.ceil() } else { filled.floor() }
+}
+
 /// What a quantity costs, in minor units, rounded half up: with one price, or with tiers.
 pub fn amount(price: &Value, quantity: Decimal) -> i64 {
     let decimal = |value: &Value| -> Decimal {

@@ -1,5 +1,7 @@
 //! Makes the fields of an object agree with one another: lines, totals, items, periods.
 
+use std::sync::Arc;
+
 use chrono::{DateTime, Datelike, Months, TimeZone, Utc};
 use serde_json::{Value, json};
 
@@ -107,12 +109,16 @@ impl State {
         self.fill_list(subscription, "items", "si");
         let id = subscription["id"].as_str().unwrap_or_default().to_owned();
         let start = subscription["start_date"].as_i64().unwrap_or_default();
+        let anchor = subscription["billing_cycle_anchor"].as_i64().unwrap_or(start);
         if subscription["test_clock"].is_null()
             && let Some(clock) = self.test_clock_of(realm, subscription)
         {
             subscription["test_clock"] = json!(clock);
         }
         let trial_end = subscription["trial_end"].as_i64();
+        let now = self.now_for(realm, subscription);
+        let before = self.realm(realm).find("subscription", &id).map(|entry| Arc::clone(&entry.value));
+        let before = before.as_ref().and_then(|value| value["items"]["data"].as_array());
         subscription["items"]["url"] = json!(format!("/v1/subscription_items?subscription={id}"));
         let items = subscription["items"]["data"].as_array_mut().expect("a list");
         let mut currency = None;
@@ -124,11 +130,22 @@ impl State {
                 item["price"] = (*known.value).clone();
             }
             currency = item["price"]["currency"].as_str().map(str::to_owned).or(currency);
+            let item_id = item["id"].as_str().unwrap_or_default().to_owned();
+            let old = before.and_then(|items| items.iter().find(|old| old["id"] == item_id.as_str()));
+            if let Some(old) = old
+                && old["price"]["id"] != item["price"]["id"]
+            {
+                self.usage_since.insert(item_id.clone(), now);
+            }
             if item.get("current_period_end").is_none() {
-                let item_id = item["id"].as_str().unwrap_or_default();
-                let mut whole = shapes::subscription_item(item_id, &id, start);
-                let end = trial_end.unwrap_or_else(|| period_after(start, start, &item["price"]));
+                // An item that is added later has the usage from then on.
+                let start = if before.is_some() { now } else { start };
+                let mut whole = shapes::subscription_item(&item_id, &id, start);
+                let end = trial_end.unwrap_or_else(|| period_after(anchor, start, &item["price"]));
                 whole["current_period_end"] = json!(end);
+                if let Some(old) = old {
+                    merge(&mut whole, old);
+                }
                 merge(&mut whole, item);
                 *item = whole;
             }

@@ -33,6 +33,10 @@ impl State {
         let before = self.realm(realm).find(kind, id)?.clone();
         let mut after = whole(&before);
         shapes::merge(&mut after, changes);
+        let prorates = after.as_object_mut().and_then(|after| after.remove("proration_behavior"));
+        if kind == "subscription" && prorates != Some(json!("none")) {
+            self.bill_removed_usage(realm, (&before.value, &after), cause);
+        }
         self.arrange(realm, &mut after);
         if after["object"] == "product" && after.get("updated").is_some() {
             after["updated"] = json!(self.now_for(realm, &after));

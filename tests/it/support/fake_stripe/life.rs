@@ -4,7 +4,7 @@ use rust_decimal::Decimal;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
-use super::amounts::{amount, line, quantity_json};
+use super::amounts::{amount, line, packages, quantity_json};
 use super::arrange::period_after;
 use super::change::whole;
 use super::state::{Clock, RealmName, State};
@@ -211,7 +211,9 @@ impl State {
         items
             .iter()
             .filter(|item| due(item) && is_usage(item) == ended)
+            .map(|item| self.since_its_price(item))
             .map(|item| {
+                let item = &item;
                 let quantity = if ended {
                     self.usage(realm, subscription, item)
                 } else {
@@ -220,6 +222,53 @@ impl State {
                 line(subscription, item, quantity, ended)
             })
             .collect()
+    }
+
+    /// The item with the part of its period in which it had its price. Usage of before the price was
+    /// exchanged is not billed
+    /// (<https://docs.stripe.com/billing/subscriptions/usage-based/manage-billing-setup>).
+    fn since_its_price(&self, item: &Value) -> Value {
+        let mut item = item.clone();
+        let since = item["id"].as_str().and_then(|id| self.usage_since.get(id));
+        if let Some(since) = since.filter(|since| item["current_period_start"].as_i64() < Some(**since)) {
+            item["current_period_start"] = json!(since);
+        }
+        item
+    }
+
+    /// With the billing mode `flexible`, makes an item for the usage of each metered price that a change
+    /// takes off a subscription. `after`: its fields as they were given.
+    pub(super) fn bill_removed_usage(
+        &mut self,
+        realm: &RealmName,
+        (before, after): (&Value, &Value),
+        cause: &Cause,
+    ) {
+        if after["billing_mode"]["type"] != "flexible" {
+            return;
+        }
+        let now = self.now_for(realm, after);
+        let items = |value: &Value| {
+            let items = value["items"]["data"].as_array().or(value["items"].as_array());
+            items.cloned().unwrap_or_default()
+        };
+        let stays = |old: &Value| {
+            let price = &old["price"]["id"];
+            let same = |new: &Value| new["price"] == *price || new["price"]["id"] == *price;
+            items(after).iter().any(|new| new["id"] == old["id"] && same(new))
+        };
+        let is_usage = |item: &Value| item["price"]["recurring"]["usage_type"] == "metered";
+        for old in items(before).into_iter().filter(|old| is_usage(old) && !stays(old)) {
+            let mut old = self.since_its_price(&old);
+            old["current_period_end"] = json!(now);
+            let quantity = self.usage(realm, before, &old);
+            let line = line(before, &old, quantity, true);
+            let given = json!({ "customer": before["customer"], "currency": line["currency"],
+                "amount": line["amount"], "net_amount": line["amount"], "quantity": line["quantity"],
+                "description": line["description"], "period": line["period"], "pricing": line["pricing"],
+                "proration": true });
+            self.create(realm, "invoiceitem", given, cause);
+        }
     }
 
     /// The usage of a metered item in its period.
@@ -234,7 +283,7 @@ impl State {
         let meter = price["recurring"]["meter"].as_str().and_then(|id| stored.find("billing.meter", id));
         let customer = customer.as_str().unwrap_or_default();
         let total = meter.and_then(|meter| stored.meters.total(&meter.value, customer, start, end));
-        total.unwrap_or_default()
+        packages(price, total.unwrap_or_default())
     }
 
     /// Creates a draft for a subscription, with what waits for the customer's next invoice. Gives its id.

@@ -67,6 +67,8 @@ pub struct State {
     /// Calls of meter events that are not answered yet: realm, customer, event name.
     pub open_meter_calls: BTreeSet<(RealmName, String, String)>,
     pub realms: BTreeMap<RealmName, Realm>,
+    /// Since when an item charges usage, where its price was exchanged.
+    pub usage_since: HashMap<String, i64>,
     /// What is due, by test clock; the clock of the fake has the empty name.
     agenda: BTreeMap<String, BTreeSet<Due>>,
     due: HashMap<(RealmName, String), (String, i64)>,
@@ -94,6 +96,7 @@ impl State {
             lossy_windows: true,
             open_meter_calls: BTreeSet::new(),
             realms: realms.into_iter().map(|name| (name, Realm::default())).collect(),
+            usage_since: HashMap::new(),
             agenda: BTreeMap::new(),
             due: HashMap::new(),
             numbers: 0,
