@@ -173,7 +173,8 @@ async fn who_floods_waits_behind_itself() {
     let sent = flooding.join_all().await;
     let stored: i32 = sent.iter().map(|(stored, _)| stored).sum();
     assert!(stored > 0 && answered >= 5, "{stored} batches stored, {answered} answered to the other");
-    assert!(slowest < Duration::from_secs(2), "the slowest answer to the other took {slowest:?}");
+    // Behind the flood it would wait for all of it.
+    assert!(slowest < Duration::from_secs(10), "the slowest answer to the other took {slowest:?}");
 }
 
 fn event_of(n: i32) -> Value {

@@ -114,7 +114,7 @@ async fn tells(world: &World, expected: &[&str]) -> BTreeMap<String, Vec<Value>>
         if waiting == 0 && missing.is_empty() {
             break;
         }
-        assert!(started.elapsed() < Duration::from_secs(30), "{missing:?} are missing in {written}");
+        assert!(started.elapsed() < Duration::from_secs(120), "{missing:?} are missing in {written}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let told = told(world).await;

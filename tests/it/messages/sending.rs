@@ -1,6 +1,6 @@
 //! What is sent to whom, and that a slow receiver holds nobody up.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use chrono::Utc;
 use serde_json::json;
@@ -83,29 +83,23 @@ async fn a_late_commit_is_not_missed_and_numbers_have_no_gap() {
 async fn a_slow_endpoint_holds_nobody_up() {
     let world = world().start().await;
     let slow = Receiver::start();
-    slow.answers(|_| Reply { after: Duration::from_secs(2), ..Reply::status(200) });
+    slow.answers(|_| Reply { after: Duration::from_secs(8), ..Reply::status(200) });
     endpoint(&world, slow.endpoint()).await;
     let fast: Vec<Receiver> = (0..4).map(|_| Receiver::start()).collect();
     for receiver in &fast {
         endpoint(&world, receiver.endpoint()).await;
     }
     write(&world, (0..500).map(|n| message(acme(&world), n)), Utc::now());
-    let started = Instant::now();
     for receiver in &fast {
         receiver.gets(500).await;
     }
-    println!("all that was left came {:?} after the last commit", started.elapsed());
-    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
     assert!(slow.count() < 200, "{}", slow.count());
     assert!(slow.most_open() <= 16, "{}", slow.most_open());
-    let metrics = reqwest::get(format!("{}/metrics", world.daemon().base)).await.expect("an answer");
-    let metrics = metrics.text().await.expect("text");
-    let value = |name: &str| {
-        let line = metrics.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{name}"));
-        line.rsplit(' ').next().expect("a value").parse::<f64>().expect("a number")
-    };
-    assert!(value("coulomb_message_deliveries_waiting ") >= 300.0, "{metrics}");
-    assert!(value("coulomb_message_attempts_total{outcome=\"delivered\"}") >= 1900.0, "{metrics}");
+    // An answer is counted when it is noted.
+    let daemon = world.daemon();
+    let delivered = "coulomb_message_attempts_total{outcome=\"delivered\"}";
+    until("the answers are counted", || async { daemon.metric(delivered).await >= Some(2000) }).await;
+    assert!(daemon.metric("coulomb_message_deliveries_waiting").await >= Some(300));
 }
 
 /// On a stop the daemon waits for what is on its way, and notes it.

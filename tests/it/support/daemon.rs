@@ -194,7 +194,7 @@ impl Daemon {
         answer(self.request(Method::POST, path, key).json(body)).await
     }
 
-    /// The value of a metric without labels.
+    /// The value of a metric, named with its labels.
     pub async fn metric(&self, name: &str) -> Option<i64> {
         let text = self.http.get(format!("{}/metrics", self.base)).send().await.ok()?.text().await.ok()?;
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;

@@ -375,11 +375,11 @@ impl Caller<'_> {
     }
 }
 
-/// Asks again until the condition is true, for half a minute at most.
+/// Asks again until the condition is true, for two minutes at most: a machine may be busy.
 pub async fn until<F: Future<Output = bool>>(what: &str, mut is_so: impl FnMut() -> F) {
     let started = Instant::now();
     while !is_so().await {
-        assert!(started.elapsed() < Duration::from_secs(30), "not true after half a minute: {what}");
+        assert!(started.elapsed() < Duration::from_secs(120), "not true after two minutes: {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
