@@ -45,6 +45,8 @@ use crate::stripe::sync::whose::Stopped;
 
 /// How long calls rest when the key's account could not be checked, or is another one.
 const CHECK_AGAIN_AFTER: Duration = Duration::from_secs(5);
+/// How often the lines of final invoices are compared: all of 35 days are read.
+const LINES_COMPARED_EVERY: Duration = Duration::from_secs(3600);
 
 /// How usage is charged.
 #[derive(Clone, Copy, Debug)]
@@ -63,6 +65,8 @@ pub struct Charger {
     /// Names this process among those that may hold an account.
     holder: String,
     planned: Mutex<HashMap<Realm, DateTime<Utc>>>,
+    /// When the lines of final invoices were last compared with what Stripe took.
+    lines_compared: Mutex<HashMap<Realm, DateTime<Utc>>>,
     /// When it was last found that the key may not be that of the account.
     refused: Mutex<HashMap<Realm, Instant>>,
 }
@@ -98,6 +102,7 @@ impl Charger {
             },
             holder: ids::fresh("charger"),
             planned: Mutex::default(),
+            lines_compared: Mutex::default(),
             refused: Mutex::default(),
         }
     }
@@ -126,10 +131,10 @@ impl Charger {
             let (options, holder) = (self.options, &*self.holder);
             let mut turn = Turn { options, sync, directory, conn, realm, holder, now, is_stopped };
             let began = now();
-            let is_planning_due = self.is_planning_due(realm, began);
+            let is_planning_due = is_due(&self.planned, realm, began, self.options.plan_every);
             if is_planning_due {
                 turn.plan()?;
-                self.planned().insert(realm.clone(), began);
+                lock(&self.planned).insert(realm.clone(), began);
             }
             if !self.is_right_account(&mut turn)? {
                 continue;
@@ -138,7 +143,10 @@ impl Charger {
                 turn.freeze()?;
                 turn.charge_last_usage()?;
                 turn.find_discarded()?;
+            }
+            if is_due(&self.lines_compared, realm, began, LINES_COMPARED_EVERY) {
                 turn.find_uninvoiced()?;
+                lock(&self.lines_compared).insert(realm.clone(), began);
             }
             let more = turn.send_buckets()? | turn.send_items()?;
             turn.read_reports()?;
@@ -162,18 +170,11 @@ impl Charger {
         Ok(())
     }
 
-    fn is_planning_due(&self, realm: &Realm, now: DateTime<Utc>) -> bool {
-        let last = self.planned().get(realm).copied();
-        last.is_none_or(|last| {
-            last > now || (now - last).to_std().is_ok_and(|since| since >= self.options.plan_every)
-        })
-    }
-
     /// Whether the key is of the account whose objects the database has. Another account would get usage that
     /// is not its own, and take it.
     fn is_right_account(&self, turn: &mut Turn<'_>) -> Result<bool, Error> {
         let realm = turn.realm;
-        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut refused = lock(&self.refused);
         if refused.get(realm).is_some_and(|at| at.elapsed() < CHECK_AGAIN_AFTER) {
             return Ok(false);
         }
@@ -193,10 +194,21 @@ impl Charger {
         }
         Ok(error.is_none())
     }
+}
 
-    fn planned(&self) -> MutexGuard<'_, HashMap<Realm, DateTime<Utc>>> {
-        self.planned.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+/// Whether so much time has passed since the last one, or the clock went back.
+fn is_due(
+    times: &Mutex<HashMap<Realm, DateTime<Utc>>>,
+    realm: &Realm,
+    now: DateTime<Utc>,
+    every: Duration,
+) -> bool {
+    let last = lock(times).get(realm).copied();
+    last.is_none_or(|last| last > now || (now - last).to_std().is_ok_and(|since| since >= every))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Turn<'_> {

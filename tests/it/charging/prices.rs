@@ -50,7 +50,7 @@ async fn december(shop: &Shop) {
     shop.settled().await;
     shop.turn("2026-12-01T02:30:00Z").await;
     shop.settled().await;
-    shop.turn("2026-12-01T02:40:00Z").await;
+    shop.turn("2026-12-01T03:40:00Z").await;
     shop.settled().await;
 }
 
