@@ -1,6 +1,7 @@
 -- A line of such a price counts packages: without the size nobody can compare it with the usage.
 ALTER TABLE prices ADD COLUMN transform_divide_by bigint;
-COMMENT ON COLUMN prices.transform_divide_by IS 'Stripe divides the usage by this, and charges whole packages';
+COMMENT ON COLUMN prices.transform_divide_by
+    IS 'Stripe divides the usage by this, and charges whole packages';
 
 -- What is mirrored already is read again.
 INSERT INTO stripe_inbox_queue (inbox_id)

@@ -1,7 +1,8 @@
-//! Usage that Stripe took, and that the final invoice of its period does not have. A price that is taken off
-//! a subscription in the middle of a period, or exchanged for another one, charges nothing of the period on
-//! subscriptions of the billing mode `classic`, and nothing without proration on those of `flexible`; an
-//! added price charges usage from then on
+//! Usage that Stripe took, and that the final invoice of its period does not have.
+//!
+//! A price can be taken off a subscription within a period, or exchanged for another one. In the billing mode
+//! `classic` it then charges nothing of the period. In `flexible` Stripe makes an invoice item for its usage,
+//! unless the change has no proration. A price that is added charges usage from then on
 //! (<https://docs.stripe.com/billing/subscriptions/usage-based/manage-billing-setup>).
 //!
 //! If no line has usage of the meter, the buckets of the period fail as `not_invoiced`, and their usage moves

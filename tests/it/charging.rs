@@ -55,6 +55,16 @@ impl Shop {
         shop
     }
 
+    /// A shop with acme, whose subscription has the plan alone. `tokens` go to Stripe as totals of hours.
+    pub(crate) async fn without_price() -> Self {
+        let shop = Self::open().await;
+        shop.customer("acme").await;
+        shop.stripe_meter("mtr_1", Some("hour"));
+        shop.subscribe("acme", &["price_pro"]).await;
+        shop.way("tokens", json!({ "way": "totals", "stripe_meter": "mtr_1" })).await;
+        shop
+    }
+
     /// Starts the daemon again, after a change of the database.
     pub(crate) fn restart_after(&mut self, change: &str) {
         self.world.daemons.clear();

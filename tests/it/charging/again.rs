@@ -215,11 +215,7 @@ async fn usage_that_is_committed_after_a_later_scan_is_sent() {
 
 #[tokio::test]
 async fn usage_waits_for_a_price_that_charges_it() {
-    let shop = Shop::open().await;
-    shop.customer("acme").await;
-    shop.stripe_meter("mtr_1", Some("hour"));
-    shop.subscribe("acme", &["price_pro"]).await;
-    shop.way("tokens", json!({ "way": "totals", "stripe_meter": "mtr_1" })).await;
+    let shop = Shop::without_price().await;
     shop.turn("2026-11-10T10:30:00Z").await;
     shop.used("acme", 5, "2026-11-10T10:10:00Z").await;
     shop.settled().await;

@@ -29,11 +29,9 @@ fn add_dearer_price(shop: &Shop) {
 }
 
 /// Gives the subscription these items.
-async fn change(shop: &Shop, subscription: &Value, items: Value, more: Value) {
+async fn change(shop: &Shop, subscription: &Value, items: Value) {
     let id = subscription["id"].as_str().expect("an id");
-    let mut changes = more;
-    changes["items"] = items;
-    shop.account().update("subscription", id, changes);
+    shop.account().update("subscription", id, json!({ "items": items }));
     shop.told().await;
 }
 
@@ -56,7 +54,7 @@ async fn december(shop: &Shop) {
 
 async fn usage_of_a_price_that_was_taken_off_is_told_and_moves(way: &str, window: Option<&str>) {
     let (shop, subscription) = shop(way, window).await;
-    change(&shop, &subscription, json!([subscription["items"]["data"][0]]), json!({})).await;
+    change(&shop, &subscription, json!([subscription["items"]["data"][0]])).await;
     december(&shop).await;
     assert_eq!(shop.invoices("acme").last().expect("an invoice"), "paid 2000: 2000");
     assert_eq!(shop.charges(), ["10 10:00 failed 5000/5000 not_invoiced"], "{way}");
@@ -68,7 +66,7 @@ async fn usage_of_a_price_that_was_taken_off_is_told_and_moves(way: &str, window
     shop.turn("2026-12-05T09:00:00Z").await;
     let items = json!([subscription["items"]["data"][0]["id"], "price_mtr_1"]);
     let items = json!([{ "id": items[0], "price": "price_pro" }, { "price": items[1] }]);
-    change(&shop, &subscription, items, json!({})).await;
+    change(&shop, &subscription, items).await;
     shop.turn("2026-12-05T09:30:00Z").await;
     shop.used("acme", 2000, "2026-12-05T09:20:00Z").await;
     shop.settled().await;
@@ -92,19 +90,28 @@ async fn a_delta_of_a_price_that_was_taken_off_is_told_and_moves() {
     usage_of_a_price_that_was_taken_off_is_told_and_moves("deltas", None).await;
 }
 
-/// Stripe bills the new price for what came after the exchange, and nothing for what came before.
-#[tokio::test]
-async fn usage_before_a_price_was_exchanged_is_told() {
+/// 5,000 tokens are used before the price is exchanged for the dearer one, and 3,000 after it. Goes past the
+/// final invoice of November.
+async fn exchanged(billing_mode: &str) -> Shop {
     let (shop, subscription) = shop("deltas", None).await;
     add_dearer_price(&shop);
     shop.turn("2026-11-15T00:00:00Z").await;
+    let mode = json!({ "billing_mode": { "type": billing_mode } });
+    shop.account().update("subscription", subscription["id"].as_str().expect("an id"), mode);
     let [plan, metered] = [0, 1].map(|n| subscription["items"]["data"][n]["id"].clone());
     let items = json!([{ "id": plan, "price": "price_pro" }, { "id": metered, "price": "price_dear" }]);
-    change(&shop, &subscription, items, json!({})).await;
+    change(&shop, &subscription, items).await;
     shop.turn("2026-11-20T10:30:00Z").await;
     shop.used("acme", 3000, "2026-11-20T10:10:00Z").await;
     shop.settled().await;
     december(&shop).await;
+    shop
+}
+
+/// Stripe bills the new price for what came after the exchange, and nothing for what came before.
+#[tokio::test]
+async fn usage_before_a_price_was_exchanged_is_told() {
+    let shop = exchanged("classic").await;
     assert_eq!(shop.invoices("acme").last().expect("an invoice"), "paid 2006: 6 2000");
     assert_eq!(drift(&shop).as_deref(), Some("usage invoice 8000 3000"));
     assert!(shop.charges().iter().all(|charge| !charge.contains("failed")), "{:?}", shop.charges());
@@ -113,19 +120,7 @@ async fn usage_before_a_price_was_exchanged_is_told() {
 /// `flexible` bills what was used before.
 #[tokio::test]
 async fn usage_before_a_price_was_exchanged_may_be_billed() {
-    let (shop, subscription) = shop("deltas", None).await;
-    add_dearer_price(&shop);
-    shop.turn("2026-11-15T00:00:00Z").await;
-    let flexible = json!({ "billing_mode": { "type": "flexible" } });
-    let id = subscription["id"].as_str().expect("an id");
-    shop.account().update("subscription", id, flexible);
-    let [plan, metered] = [0, 1].map(|n| subscription["items"]["data"][n]["id"].clone());
-    let items = json!([{ "id": plan, "price": "price_pro" }, { "id": metered, "price": "price_dear" }]);
-    change(&shop, &subscription, items, json!({})).await;
-    shop.turn("2026-11-20T10:30:00Z").await;
-    shop.used("acme", 3000, "2026-11-20T10:10:00Z").await;
-    shop.settled().await;
-    december(&shop).await;
+    let shop = exchanged("flexible").await;
     assert_eq!(shop.invoices("acme").last().expect("an invoice"), "paid 2011: 6 2000 5");
     assert_eq!(drift(&shop), None);
 }
@@ -133,16 +128,12 @@ async fn usage_before_a_price_was_exchanged_may_be_billed() {
 /// Stripe charges usage since the price was added: what came before waits where people see it.
 #[tokio::test]
 async fn usage_before_a_price_was_added_is_not_sent() {
-    let shop = Shop::open().await;
-    shop.customer("acme").await;
-    shop.stripe_meter("mtr_1", Some("hour"));
-    shop.subscribe("acme", &["price_pro"]).await;
-    shop.way("tokens", json!({ "way": "totals", "stripe_meter": "mtr_1" })).await;
+    let shop = Shop::without_price().await;
     shop.turn("2026-11-10T10:30:00Z").await;
     shop.used("acme", 5000, "2026-11-10T10:10:00Z").await;
     let subscription = shop.account().all("subscription").remove(0);
     let plan = subscription["items"]["data"][0].clone();
-    change(&shop, &subscription, json!([plan, { "price": "price_mtr_1" }]), json!({})).await;
+    change(&shop, &subscription, json!([plan, { "price": "price_mtr_1" }])).await;
     shop.turn("2026-11-10T10:45:00Z").await;
     shop.used("acme", 2000, "2026-11-10T10:40:00Z").await;
     shop.settled().await;
@@ -174,8 +165,34 @@ async fn packages_are_compared_by_their_size() {
 async fn usage_that_another_subscription_charges_is_not_told() {
     let (shop, subscription) = shop("deltas", None).await;
     shop.subscribe("acme", &["price_pro", "price_mtr_1"]).await;
-    change(&shop, &subscription, json!([subscription["items"]["data"][0]]), json!({})).await;
+    change(&shop, &subscription, json!([subscription["items"]["data"][0]])).await;
     december(&shop).await;
+    // The nights may have confirmed it; a failed one ends with its reason.
+    let charges = shop.charges();
+    assert!(charges.len() == 1 && charges[0].ends_with(" 5000/5000"), "{charges:?}");
+    assert_eq!(drift(&shop), None);
+}
+
+/// A trial is free: nothing of it is lacking.
+#[tokio::test]
+async fn usage_of_a_trial_is_not_told() {
+    let shop = Shop::open().await;
+    shop.customer("acme").await;
+    shop.stripe_meter("mtr_1", None);
+    let end = crate::support::world::time("2026-12-01T00:00:00Z").timestamp();
+    let items = json!([{ "price": "price_pro" }, { "price": "price_mtr_1" }]);
+    let subscription = shop.account().subscribe(json!({ "customer": "cus_acme", "items": items,
+        "status": "trialing", "trial_start": end - 30 * 86_400, "trial_end": end }));
+    shop.told().await;
+    shop.way("tokens", json!({ "way": "deltas", "stripe_meter": "mtr_1" })).await;
+    shop.turn("2026-11-10T10:30:00Z").await;
+    shop.used("acme", 5000, "2026-11-10T10:10:00Z").await;
+    shop.settled().await;
     assert_eq!(shop.charges(), ["10 10:00 sent 5000/5000"]);
+    change(&shop, &subscription, json!([subscription["items"]["data"][0]])).await;
+    december(&shop).await;
+    // The nights may have confirmed it; a failed one ends with its reason.
+    let charges = shop.charges();
+    assert!(charges.len() == 1 && charges[0].ends_with(" 5000/5000"), "{charges:?}");
     assert_eq!(drift(&shop), None);
 }
